@@ -1,0 +1,191 @@
+"""From a PUBLISH to a request that can be run, or to the reason why not. Knows topics and bounds, not who runs."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from dataclasses import dataclass
+
+from edged.core.events import MessageArrived, Sampling
+from edged.core.settings import CoreSettings, ModelSettings
+from edged.core.stream import Key
+from edged.wire.errors import ErrorCode, RequestError, TopicError
+from edged.wire.request import Message, Request, parse_request
+from edged.wire.topics import Kind, RequestPath, check_publishable, check_reply_topic
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A request that is in order.
+
+    Attributes:
+        digest: of the payload: the same id with another digest is a conflict.
+        topic: where the reply goes.
+        only_final: one message answers it.
+    """
+
+    key: Key
+    request: Request
+    digest: bytes
+    topic: str
+    model: str
+    sampling: Sampling
+    only_final: bool
+
+
+@dataclass
+class Refusal(Exception):  # noqa: N818 - the noun says it
+    """A request that is not in order.
+
+    Attributes:
+        id: the id to answer under.
+        topic: where the answer goes; None where there is no topic to publish to.
+        public: also told on `events`, because it may have no reader there.
+    """
+
+    code: ErrorCode
+    message: str
+    id: str
+    topic: str | None
+    public: bool = False
+
+
+class Intake:
+    """Checks requests against the contract and the operator's bounds.
+
+    Args:
+        settings: the node's.
+    """
+
+    def __init__(self, settings: CoreSettings) -> None:
+        self._settings = settings
+        self._models = {model.alias: model for model in settings.models}
+
+    def order(self, event: MessageArrived, *, made_id: str, seed: int) -> Order:
+        """Read a message on a `req` or `ask` topic.
+
+        Args:
+            event: the message.
+            made_id: the id to use where the request names none.
+            seed: the seed to use where the request names none.
+
+        Raises:
+            Refusal: what is wrong, and where to say it.
+        """
+        kind, path = self._address(event, made_id)
+        reply = RequestPath(path.id or made_id, path.client)
+        try:
+            request = parse_request(event.payload, max_bytes=self._settings.max_payload)
+        except RequestError as error:
+            raise self._refused(error, event, path, made_id) from None
+        if path.id is None:
+            reply = RequestPath(request.id or made_id)
+        elif request.id not in (None, path.id):
+            raise Refusal(
+                ErrorCode.BAD_REQUEST,
+                f"`id` is {request.id!r} in the payload but {path.id!r} in the topic: they must agree",
+                path.id,
+                self._settings.topics.reply(reply),
+            )
+        topic = self._reply_topic(request.reply_to, event, reply, public=path.id is None and request.id is None)
+        key = Key(reply.client, reply.id or made_id)
+        try:
+            model = self._model(request)
+            sampling = self._sampling(request, model, seed)
+        except RequestError as error:
+            raise Refusal(error.code, error.message, key.id, topic) from None
+        return Order(
+            key=key,
+            request=_with_default_system(request, model),
+            digest=hashlib.sha256(event.payload).digest(),
+            topic=topic,
+            model=model.alias,
+            sampling=sampling,
+            only_final=kind is Kind.ASK or not request.stream,
+        )
+
+    def _address(self, event: MessageArrived, made_id: str) -> tuple[Kind, RequestPath]:
+        topics = self._settings.topics
+        kind, levels = topics.split(event.topic)
+        try:
+            return kind, RequestPath.of(levels)
+        except TopicError as error:
+            # The rule people remember still holds: they listen where `req` reads `reply`.
+            mirrored = "/".join((topics.base, Kind.REPLY, *levels))
+            try:
+                check_publishable(mirrored)
+            except TopicError:
+                mirrored = topics.reply(RequestPath(made_id))
+            raise Refusal(ErrorCode.BAD_REQUEST, f"the topic's PATH: {error}", made_id, mirrored, public=True) from None
+
+    def _refused(self, error: RequestError, event: MessageArrived, path: RequestPath, made_id: str) -> Refusal:
+        reply = path if path.id else RequestPath(error.id or made_id)
+        topic = self._settings.topics.reply(reply)
+        with contextlib.suppress(Refusal):  # the first thing that is wrong is the one to tell
+            topic = self._reply_topic(error.reply_to, event, reply, public=False)
+        lost = not error.decoded or (path.id is None and error.id is None)
+        return Refusal(error.code, error.message, reply.id or made_id, topic, public=lost)
+
+    def _reply_topic(self, wanted: str | None, event: MessageArrived, reply: RequestPath, *, public: bool) -> str:
+        """The payload's `reply_to`, or else the Response Topic, or else the default."""
+        settings = self._settings
+        default = settings.topics.reply(reply)
+        name = "reply_to" if wanted is not None else "Response Topic"
+        wanted = wanted if wanted is not None else event.response_topic
+        if wanted is None or wanted == default:
+            return default
+        try:
+            check_reply_topic(wanted, allowed=settings.reply_topics, topics=settings.topics)
+        except TopicError as error:
+            raise Refusal(ErrorCode.BAD_REQUEST, f"`{name}`: {error}", reply.id or "", default, public=public) from None
+        return wanted
+
+    def _model(self, request: Request) -> ModelSettings:
+        if request.model is None:
+            return self._settings.models[0]
+        model = self._models.get(request.model)
+        if model is None:
+            raise RequestError(
+                ErrorCode.UNKNOWN_MODEL,
+                f"`model`: this node has no model {request.model!r}; it has {', '.join(self._models)}",
+                field="model",
+            )
+        return model
+
+    def _sampling(self, request: Request, model: ModelSettings, seed: int) -> Sampling:
+        limit, defaults = self._settings.max_tokens, model.defaults
+        if request.max_tokens is not None and request.max_tokens > limit:
+            raise RequestError(
+                ErrorCode.BAD_REQUEST,
+                f"`max_tokens`: {request.max_tokens} is over this node's limit of {limit} (setting limits.max_tokens)",
+                field="max_tokens",
+            )
+        stops = request.stops
+        return Sampling(
+            max_tokens=min(limit, defaults.max_tokens) if request.max_tokens is None else request.max_tokens,
+            temperature=_or(request.temperature, defaults.temperature),
+            top_p=_or(request.top_p, defaults.top_p),
+            top_k=defaults.top_k if request.top_k is None else request.top_k,
+            min_p=_or(request.min_p, defaults.min_p),
+            seed=seed if request.seed is None else request.seed,
+            stop=defaults.stop if stops is None else stops,
+            repeat_penalty=_or(request.repeat_penalty, defaults.repeat_penalty),
+            presence_penalty=_or(request.presence_penalty, defaults.presence_penalty),
+            frequency_penalty=_or(request.frequency_penalty, defaults.frequency_penalty),
+        )
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value
+
+
+def _with_default_system(request: Request, model: ModelSettings) -> Request:
+    """The model's system prompt goes before a conversation that has none."""
+    system = model.defaults.system
+    if system is None or request.raw or request.system is not None:
+        return request
+    if request.messages is None:
+        return request.model_copy(update={"system": system})
+    if any(message.role == "system" for message in request.messages):
+        return request
+    return request.model_copy(update={"messages": [Message(role="system", content=system), *request.messages]})
