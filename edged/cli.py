@@ -1,0 +1,277 @@
+"""The command line. What a command needs is imported when it runs, so that the others stay quick.
+
+Exit codes (sysexits.h): 0 done, 1 failed, 2 wrong usage, 69 unavailable, 75 try again later, 78 wrong configuration;
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from edged import __version__
+
+if TYPE_CHECKING:
+    import ssl
+
+    from edged.client.request import Fields
+    from edged.client.settings import Options
+    from edged.config import Settings
+
+#: What `edged run` needs besides: the modules of the extra `daemon`.
+DAEMON_MODULES = ("jinja2", "llama_cpp", "numpy", "structlog")
+
+# Tracebacks with local variables would print prompts and passwords; rich would take longer to import than the rest.
+app = typer.Typer(
+    help="A language model on your own machine, reachable over MQTT.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        show_default=False,
+        help="TOML file of settings. Otherwise $EDGED_CONFIG, or /etc/edged/edged.toml if it exists.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line; ends by SystemExit with the exit code."""
+    app(prog_name="edged")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"edged {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(config: ConfigFile = None) -> None:
+    """Run the daemon in the foreground, until SIGTERM or Ctrl-C."""
+    from edged.config import check_files, load  # noqa: PLC0415
+
+    warnings: list[str] = []
+    with _explained():
+        settings = load(config, warn=warnings.append)
+        check_files(settings)
+    if missing := [name for name in DAEMON_MODULES if find_spec(name) is None]:
+        typer.echo(f"edged: the daemon needs {', '.join(missing)} as well: pip install 'edged[daemon]'", err=True)
+        raise typer.Exit(os.EX_UNAVAILABLE)
+
+    from edged import daemon  # noqa: PLC0415
+    from edged.observe import logs  # noqa: PLC0415
+
+    logger = logs.configure(settings.log.level, settings.log.format)
+    for warning in warnings:
+        logger.warning("configuration", message=warning)
+    with _explained():
+        raise typer.Exit(daemon.run(settings))
+
+
+@app.command("config")
+def print_sample() -> None:
+    """Print a commented configuration file with every setting and its default."""
+    from edged.config import sample  # noqa: PLC0415
+
+    typer.echo(sample(), nl=False)
+
+
+@app.command()
+def check_config(config: ConfigFile = None) -> None:
+    """Check the configuration; print what is in force and where it comes from, as TOML without secrets.
+
+    Exits with 78 and a sentence for each mistake if there is one.
+    """
+    from edged.config import Sources, check_files, secret_warnings, summary  # noqa: PLC0415
+    from edged.engine import files  # noqa: PLC0415
+
+    with _explained():
+        sources = Sources.gather(config)
+        settings = sources.settings()
+        check_files(settings)
+        if settings.mqtt.tls:
+            _tls(settings)
+        warnings = [*sources.warnings, *secret_warnings(settings)]
+        for model in settings.models:
+            try:
+                files.describe(files.resolve(model.path))
+            except files.ModelFileError as error:
+                warnings.append(f"[[models]] {model.alias}: {error}")
+        for warning in warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"# ok: {sources.path or 'no file; environment and defaults alone'}")
+        typer.echo(f"# password: {settings.mqtt.password_path() or 'none'}")
+        typer.echo(f"# journal: {settings.journal.file()}\n")
+        typer.echo(summary(settings, sources.origin), nl=False)
+
+
+@app.command()
+def models(config: ConfigFile = None) -> None:
+    """List the configured models and what their files say of themselves. Exits with 1 if one cannot be used."""
+    from edged.config import load  # noqa: PLC0415
+    from edged.engine import files  # noqa: PLC0415
+
+    with _explained():
+        settings = load(config)
+    failed = False
+    for model in settings.models:
+        typer.echo(model.alias)
+        try:
+            file = files.describe(files.resolve(model.path))
+        except files.ModelFileError as error:
+            typer.echo(f"  {error}")
+            failed = True
+            continue
+        rows = {
+            "file": file.path,
+            "size": f"{file.size / 1e6:.0f} MB",
+            "name": file.name,
+            "architecture": file.architecture,
+            "parameters": file.size_label,
+            "quantisation": file.quantisation,
+            "context": f"{model.context} tokens here, trained for {file.context or 'an unknown number'}",
+        }
+        for name, value in rows.items():
+            text = "?" if value is None else str(value)
+            # a model file comes from strangers, and what it says of itself must not control the terminal
+            typer.echo(f"  {name:<12}  {text if text.isprintable() else ascii(text)}")
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def ask(  # noqa: PLR0913 - one for each option
+    prompt: Annotated[str | None, typer.Argument(help="The prompt; - or nothing reads it from standard input.")] = None,
+    *,
+    config: ConfigFile = None,
+    node: Annotated[
+        str | None,
+        typer.Option(help="The node to ask. Otherwise the configured one, or the only one there is.", metavar="NAME"),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="The broker. Otherwise the configured one.")] = None,
+    port: Annotated[int | None, typer.Option(help="Its port.")] = None,
+    username: Annotated[str | None, typer.Option(help="User name for the broker.")] = None,
+    password_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="File with the user's password. It is never an argument.")
+    ] = None,
+    client: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="The CLIENT level of the topics, for the broker's ACL. [default: the user]"),
+    ] = None,
+    tls: Annotated[bool | None, typer.Option("--tls/--no-tls", help="Encrypt and verify the broker.")] = None,
+    ca_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Authorities that vouch for the broker, PEM; implies --tls.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(metavar="ALIAS", help="The model to ask.")] = None,
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="The most tokens to generate.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 = always the likeliest token.")] = None,
+    seed: Annotated[int | None, typer.Option(help="For the same answer again.")] = None,
+    timeout: Annotated[float | None, typer.Option(metavar="SECONDS", help="For the whole exchange.")] = None,
+    stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Show the text as it is generated.")] = True,
+    json: Annotated[bool, typer.Option("--json", help="Print the final message as JSON instead of the text.")] = False,
+) -> None:
+    """Ask a node and show the answer as it is generated.
+
+    Exits with 0 after an answer, 1 if the request failed, 69 if broker or node cannot be reached, 75 if it may succeed
+    later, 130 after Ctrl-C, which cancels the request.
+    """
+    from edged.client.ask import ask as ask_node  # noqa: PLC0415
+    from edged.config import load  # noqa: PLC0415
+
+    fields = {
+        "model": model,
+        "system": system,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "timeout_s": timeout,
+    }
+    mqtt = {
+        "host": host,
+        "port": port,
+        "username": username,
+        # a user of one's own never goes with the daemon's password
+        "password_file": "" if username is not None and password_file is None else password_file,
+        "tls": True if ca_file is not None and tls is None else tls,
+        "ca_file": ca_file,
+    }
+    with _explained():
+        settings = load(config, explicit={"mqtt": mqtt, "node": {"name": node}}, forgiving=True)
+        connection = _connection(settings, client)
+    code = ask_node(
+        prompt,
+        connection=connection,
+        fields=cast("Fields", {name: value for name, value in fields.items() if value is not None}),
+        stream=stream,
+        as_json=json,
+    )
+    raise typer.Exit(code)
+
+
+def _connection(settings: Settings, client: str | None) -> Options:
+    """The keywords of the client from the settings' [mqtt]."""
+    from edged.config import ConfigError  # noqa: PLC0415
+    from edged.wire.topics import is_id  # noqa: PLC0415
+
+    mqtt = settings.mqtt
+    if client is not None and not is_id(client):
+        raise ConfigError(f"--client: {client!r} cannot be a topic level: use 1 to 64 of A-Z a-z 0-9 _ . -")
+    if client is None and mqtt.username is not None and is_id(mqtt.username):
+        client = mqtt.username
+    password = mqtt.password()
+    return {
+        "host": mqtt.host,
+        "port": mqtt.port,
+        # the default name is this host's, which need not be where the daemon runs
+        "node": settings.node.name if "name" in settings.node.model_fields_set else None,
+        "client": client,
+        "username": mqtt.username,
+        "password": password.get_secret_value() if password else None,
+        "tls": _tls(settings) if mqtt.tls else False,
+        "topic_root": mqtt.topic_root,
+        "version": mqtt.version,
+        "keepalive": mqtt.keepalive_s,
+    }
+
+
+def _tls(settings: Settings) -> ssl.SSLContext:
+    from edged.mqtt.settings import Tls  # noqa: PLC0415
+
+    mqtt = settings.mqtt
+    return Tls(ca_file=mqtt.ca_file, cert_file=mqtt.cert_file, key_file=mqtt.key_file).context()
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """A wrong configuration, model file or certificate ends in sentences on stderr and exit code 78; no traceback."""
+    from edged.config import ConfigError  # noqa: PLC0415
+    from edged.engine.files import ModelFileError  # noqa: PLC0415
+    from edged.mqtt.settings import TlsError  # noqa: PLC0415
+
+    try:
+        yield
+    except (ConfigError, ModelFileError, TlsError) as error:
+        for problem in str(error).splitlines():
+            typer.echo(f"edged: {problem}", err=True)
+        raise typer.Exit(os.EX_CONFIG) from None

@@ -1,0 +1,356 @@
+"""Every setting of the daemon: its name, meaning, unit, bounds and default stand here and nowhere else.
+
+Building `Settings(...)` reads nothing but its arguments; `edged.config.load` reads the file and the environment too.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from edged.config.errors import ConfigError
+from edged.config.kinds import Alias, Host, NodeName, OptionalFile, OptionalText, Text, TopicFilter, TopicRoot, Version
+from edged.wire.request import MAX_STOP, SamplingFields, StopString
+from edged.wire.topics import DEFAULT_ROOT, RESERVED_NODE, Topics
+
+#: The registered ports of MQTT without and with TLS.
+PORT, TLS_PORT = 1883, 8883
+#: The credential that systemd's LoadCredential= brings, by its name there.
+CREDENTIAL = "mqtt-password"
+#: MQTT carries a password's length in two bytes.
+MAX_PASSWORD_BYTES = 65535
+#: Leaves room for the longest node name, client and id in the 512 bytes that a reply topic may have.
+MAX_ROOT = 256
+
+
+def _key(default: Any, text: str, *, unit: str = "", shown: str = "", **bounds: Any) -> Any:
+    """A setting; a callable default is called each time.
+
+    `shown` stands in the documentation where the default is found out on the spot.
+    """
+    extra: dict[str, Any] = {"unit": unit, "shown": shown}
+    if callable(default):
+        return Field(default_factory=default, description=text, json_schema_extra=extra, **bounds)
+    return Field(default, description=text, json_schema_extra=extra, **bounds)
+
+
+def _sampling(name: str, default: Any) -> Any:
+    """The default of a sampling parameter; its meaning and bounds are the request's (edged.wire.request)."""
+    field = SamplingFields.model_fields[name]
+    limits = {n: getattr(m, n) for m in field.metadata for n in ("ge", "gt", "le", "lt") if hasattr(m, n)}
+    return _key(default, field.description or "", **limits)
+
+
+def default_node_name() -> str:
+    """The host's name, in the alphabet of node names."""
+    name = re.sub(r"[^A-Za-z0-9_-]", "-", socket.gethostname())[:64] or "edged"
+    return f"{name}-node" if name == RESERVED_NODE else name
+
+
+def credential() -> Path | None:
+    """The password that systemd's LoadCredential= brings; None where there is none."""
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    path = Path(directory) / CREDENTIAL if directory else None
+    return path if path is not None and path.is_file() else None
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """For Python `true` is 1; `port = true` is a mistake."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
+            raise ValueError(f"{str(value).lower()} is not a number")
+        return value
+
+
+class Node(_Section):
+    """This daemon among others."""
+
+    name: NodeName = _key(
+        default_node_name,
+        "Name of this node in its topics: 1 to 64 of A-Z a-z 0-9 _ -, and not pool.",
+        shown="the host name, other characters replaced by -",
+    )
+
+
+class Mqtt(_Section):
+    """The broker, and what may be said where."""
+
+    host: Host = _key("localhost", "Host name or address of the broker.")
+    port: int = _key(PORT, f"TCP port of the broker; {TLS_PORT} where tls is on and no port is set.", ge=1, le=65535)
+    version: Version = _key(
+        5, "Version of MQTT to speak. 3.1.1 has no expiry, no Response Topic and no reasons for refusals."
+    )
+    username: OptionalText = _key(None, "User name for the broker; empty for none.", max_length=1024)
+    password_file: OptionalFile = _key(
+        None,
+        "File that holds the password, one line, readable by the daemon alone. Empty: "
+        f"$CREDENTIALS_DIRECTORY/{CREDENTIAL} where systemd provides it, else no password. Needs username.",
+    )
+    topic_root: TopicRoot = _key(DEFAULT_ROOT, "First levels of all topics.", max_length=MAX_ROOT)
+    reply_topics: Annotated[tuple[TopicFilter, ...], Field(max_length=100)] = _key(
+        ("reply/#", "{root}/{node}/reply/#"),
+        "Topic filters: a reply may be sent to what matches one of them. {root} and {node} are filled in.",
+    )
+    keepalive_s: int = _key(
+        30, "How often the connection is proved to be alive when it is idle.", unit="s", ge=5, le=3600
+    )
+    tls: bool = _key(False, "Encrypt the connection and verify the broker's certificate.")
+    ca_file: OptionalFile = _key(
+        None, "File of the authorities that vouch for the broker, PEM; empty for the system's own."
+    )
+    cert_file: OptionalFile = _key(None, "File of this node's certificate, PEM, where the broker asks for one.")
+    key_file: OptionalFile = _key(None, "File of the certificate's private key, PEM, without a passphrase.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        files = [name for name in ("ca_file", "cert_file", "key_file") if getattr(self, name) is not None]
+        if files and not self.tls:
+            raise ValueError(f"{files[0]} is set but tls is off: set tls = true, or remove {files[0]}")
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together: set both or neither")
+        if self.password_file is not None and self.username is None:
+            raise ValueError("password_file needs username beside it: brokers look a password up by the user's name")
+        if self.tls and "port" not in self.model_fields_set:
+            object.__setattr__(self, "port", TLS_PORT)  # frozen from here on; this is still its construction
+        return self
+
+    def password_path(self) -> Path | None:
+        """Where the password is to be read: `password_file`, or else systemd's credential where there is one."""
+        if self.username is None or self.password_file is not None:
+            return self.password_file
+        return credential()
+
+    def password(self) -> SecretStr | None:
+        """Read the password, without the newline at its end; None where there is none to read.
+
+        Raises:
+            ConfigError: the file is missing, unreadable, empty, too long, or not UTF-8.
+        """
+        path = self.password_path()
+        if path is None:
+            return None
+        where = f"[mqtt] password_file: {str(path)!r}"
+        try:
+            with path.open("rb") as file:
+                text = file.read(MAX_PASSWORD_BYTES + 3).decode()
+        except OSError as error:
+            raise ConfigError(f"{where} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigError(f"{where} is not UTF-8") from None
+        text = text.removesuffix("\n").removesuffix("\r")
+        if not text:
+            raise ConfigError(f"{where} is empty; write the password into it, or remove the setting")
+        if len(text.encode()) > MAX_PASSWORD_BYTES:
+            raise ConfigError(f"{where} is longer than the {MAX_PASSWORD_BYTES} bytes that MQTT has room for")
+        return SecretStr(text)
+
+
+class Defaults(_Section):
+    """What a request that does not say otherwise is generated with."""
+
+    max_tokens: int = _sampling("max_tokens", 512)
+    temperature: float = _sampling("temperature", 0.8)
+    top_p: float = _sampling("top_p", 0.95)
+    top_k: int = _sampling("top_k", 40)
+    min_p: float = _sampling("min_p", 0.05)
+    repeat_penalty: float = _sampling("repeat_penalty", 1.0)
+    presence_penalty: float = _sampling("presence_penalty", 0.0)
+    frequency_penalty: float = _sampling("frequency_penalty", 0.0)
+    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP)] = _sampling("stop", ())
+    system: OptionalText = _key(None, "System prompt of requests that bring none; empty for the model's own.")
+
+
+class Model(_Section):
+    """One model. Repeat the section for more; the first one serves requests that name none."""
+
+    alias: Alias = _key(
+        "", "What requests call it: 1 to 64 of A-Z a-z 0-9 _ . -", shown="the file's name without .gguf"
+    )
+    path: Text = _key("starter", "A GGUF file; or starter, the small model that pip installs.", min_length=1)
+    context: int = _key(
+        4096,
+        "Size of the KV cache, shared by all that run at the same time; also the most that one request may use.",
+        unit="tokens",
+        ge=256,
+        le=2**20,
+    )
+    parallel: int = _key(8, "How many requests are generated at the same time.", ge=1, le=128)
+    threads: int = _key(0, "CPU threads; 0 = one for each physical core. More than that is slower.", ge=0, le=512)
+    gpu_layers: int = _key(
+        0, "How many of the model's layers go to the GPU, where llama.cpp was built for one.", ge=0, le=9999
+    )
+    defaults: Defaults = Field(default_factory=Defaults, description=Defaults.__doc__)
+
+    @model_validator(mode="after")
+    def _name_it(self) -> Self:
+        if not self.alias:
+            stem = self.path.rpartition("/")[2].removesuffix(".gguf")
+            alias = re.sub(r"[^A-Za-z0-9_.-]", "-", stem)[:64]
+            if not alias:
+                raise ValueError(f"path {self.path!r} ends in no file name: give the path of a GGUF file")
+            object.__setattr__(self, "alias", alias)  # as for the port: still its construction
+        return self
+
+
+class Engine(_Section):
+    """How the models' processes share the machine's time."""
+
+    itl_target_ms: float = _key(
+        100,
+        "While answers are running, the prompts of new ones are worked off in pieces so small that the gap between "
+        "two tokens stays under this.",
+        unit="ms",
+        ge=5,
+        le=10_000,
+    )
+
+
+class Stream(_Section):
+    """How tokens become messages."""
+
+    flush_ms: float = _key(
+        40, "Text is rolled up for at most so long; the first leaves at once.", unit="ms", ge=0, le=5000
+    )
+    flush_tokens: int = _key(32, "Text is sent when so many tokens have been rolled up.", unit="tokens", ge=1, le=1024)
+    max_waiting: int = _key(
+        8,
+        "Messages of one stream that the broker has not confirmed, before chunks grow instead.",
+        unit="messages",
+        ge=1,
+        le=1000,
+    )
+
+
+class Limits(_Section):
+    """What is refused, so that nothing grows without bound."""
+
+    max_queue: int = _key(
+        256, "Requests that may wait; more are refused as overloaded.", unit="requests", ge=1, le=10_000
+    )
+    max_queue_per_client: int = _key(128, "Requests of one client that may wait.", unit="requests", ge=1, le=10_000)
+    max_payload: int = _key(2**18, "Size of a request.", unit="bytes", ge=1024, le=2**24)
+    max_tokens: int = _key(4096, "The most tokens that a request may ask for.", unit="tokens", ge=1, le=2**20)
+    timeout_s: float = _key(
+        600, "The most time that a request may take, from its arrival to its end.", unit="s", ge=1, le=7 * 86_400
+    )
+
+
+class Journal(_Section):
+    """What survives a restart."""
+
+    path: OptionalFile = _key(
+        None,
+        "File of the journal. Its directory keeps what must survive a restart: now the number of the boot, with a "
+        "later version the requests. Empty: journal.db in $STATE_DIRECTORY under systemd, else in edged/ under "
+        "$XDG_STATE_HOME or ~/.local/state.",
+    )
+    keep_s: int = _key(
+        600,
+        "How long an answered request is remembered; now: the Message Expiry of replies.",
+        unit="s",
+        ge=10,
+        le=30 * 86_400,
+    )
+
+    def file(self) -> Path:
+        """Where the journal is: `path`, or the place that the platform has for it. Nothing is created.
+
+        Raises:
+            ConfigError: there is no home directory to put it under.
+        """
+        if self.path is not None:
+            return self.path
+        if state := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
+            return Path(state) / "journal.db"
+        home = Path(os.environ.get("XDG_STATE_HOME", ""))
+        if not home.is_absolute():  # the XDG specification: relative paths are to be ignored
+            try:
+                home = Path.home() / ".local" / "state"
+            except RuntimeError:
+                raise ConfigError("[journal] path: this user has no home directory; set the path of a file") from None
+        return home / "edged" / "journal.db"
+
+
+class Service(_Section):
+    """The life of the daemon."""
+
+    grace_s: float = _key(20, "On SIGTERM, answers that are running may finish for so long.", unit="s", ge=0, le=3600)
+    metrics_s: float = _key(60, "Interval of the metrics topic; 0 = off.", unit="s", ge=0, le=86_400)
+
+
+class Log(_Section):
+    """What the daemon writes to stderr. Never prompts, answers or passwords."""
+
+    level: Literal["debug", "info", "warning", "error"] = _key("info", "The least that is written.")
+    format: Literal["auto", "console", "json"] = _key(
+        "auto", "For people, or one JSON object a line; auto = console on a terminal, else json."
+    )
+
+
+class Settings(BaseSettings):
+    """All settings, checked. Immutable; holds no secret."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EDGED_", env_nested_delimiter="__", extra="forbid", frozen=True, hide_input_in_errors=True
+    )
+
+    node: Node = Field(default_factory=Node)
+    mqtt: Mqtt = Field(default_factory=Mqtt)
+    models: Annotated[tuple[Model, ...], Field(min_length=1, max_length=16)] = Field(default_factory=lambda: (Model(),))
+    engine: Engine = Field(default_factory=Engine)
+    stream: Stream = Field(default_factory=Stream)
+    limits: Limits = Field(default_factory=Limits)
+    journal: Journal = Field(default_factory=Journal)
+    service: Service = Field(default_factory=Service)
+    log: Log = Field(default_factory=Log)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings' signature
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments alone: `load` merges the other sources itself, so that errors can say where a value came from."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _unique_aliases(self) -> Self:
+        aliases = [model.alias for model in self.models]
+        for i, alias in enumerate(aliases):
+            if alias in aliases[:i]:
+                raise ValueError(f"[[models]] alias: two models are called {alias!r}; give one of them another alias")
+        return self
+
+    @property
+    def topics(self) -> Topics:
+        """The node's topics."""
+        return Topics(node=self.node.name, root=self.mqtt.topic_root)
+
+    @property
+    def reply_filters(self) -> tuple[str, ...]:
+        """`mqtt.reply_topics` with the placeholders filled in."""
+        return tuple(
+            text.replace("{root}", self.mqtt.topic_root).replace("{node}", self.node.name)
+            for text in self.mqtt.reply_topics
+        )
