@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import Counter, OrderedDict
-from dataclasses import dataclass, field
+from collections import OrderedDict
 
 from edged.core.events import (
     BrokerConnected,
@@ -28,6 +27,7 @@ from edged.core.events import (
     Stop,
     Tick,
 )
+from edged.core.fleet import Engine, Fleet
 from edged.core.intake import Intake, Order, Refusal
 from edged.core.meter import Meter
 from edged.core.outlet import Outlet
@@ -36,7 +36,7 @@ from edged.core.queue import WaitingQueue
 from edged.core.settings import CoreSettings
 from edged.core.stream import Ending, Key, State, Stream
 from edged.wire.errors import ErrorCode, RequestError, TopicError
-from edged.wire.messages import Error, ModelCard, NodeState, Queue
+from edged.wire.messages import Error, NodeState, Queue
 from edged.wire.request import MAX_SEED, parse_control
 from edged.wire.topics import Kind, RequestPath
 
@@ -46,20 +46,6 @@ _RECENT = 1024
 _LET_GO_S = 2.0
 #: Weight of the newest request in the running average of service times.
 _NEWEST = 0.1
-
-
-@dataclass(slots=True)
-class _Engine:
-    """One model's engine, as the core knows it."""
-
-    card: ModelCard | None = None
-    fraction: float = 0.0
-    running: dict[int, Stream] = field(default_factory=dict)
-
-    @property
-    def free(self) -> int:
-        """Places for more requests."""
-        return self.card.parallel - len(self.running) if self.card else 0
 
 
 class Core:
@@ -79,7 +65,7 @@ class Core:
         self._out = Outlet(settings, self._meter)
         self._presence = Presence(settings, now)
         self._queue = WaitingQueue()
-        self._engines = {model.alias: _Engine() for model in settings.models}
+        self._fleet = Fleet(model.alias for model in settings.models)
         self._streams: dict[Key, Stream] = {}
         self._recent: OrderedDict[Key, None] = OrderedDict()
         self._deadlines: list[tuple[float, int, Stream]] = []
@@ -126,9 +112,9 @@ class Core:
         if self._drain_until is not None and not self._stopped:
             due.append(self._drain_until)
         if self._connected:
-            unsaid = self._presence.unsaid(self._state, cards=self._cards, queue=self._load)
+            unsaid = self._presence.unsaid(self._state, cards=self._fleet.cards, queue=self._load)
             due += [] if unsaid is None else [unsaid]
-        due += [at for stream in self._running() if (at := self._flush_due(stream)) is not None]
+        due += [at for stream in self._fleet.running if (at := self._flush_due(stream)) is not None]
         soonest = min(due)
         return None if soonest == float("inf") else soonest
 
@@ -182,7 +168,7 @@ class Core:
         self._queue.add(stream)
         if not stream.only_final:
             node, boot = self._settings.topics.node, self._settings.boot
-            position = 0 if self._engines[stream.model].free > 0 else self._queue.ahead_of(stream) + 1
+            position = 0 if self._fleet[stream.model].free > 0 else self._queue.ahead_of(stream) + 1
             self._out.say(stream, stream.accepted(node=node, boot=boot, position=position, now=now))
 
     def _check_room(self, order: Order) -> None:
@@ -190,7 +176,7 @@ class Core:
         settings, key = self._settings, order.key
         if self._drain_until is not None:
             raise Refusal(ErrorCode.DRAINING, "this node is shutting down: try again soon", key.id, order.topic)
-        if self._engines[order.model].free > 0:  # then none of its requests waits
+        if self._fleet[order.model].free > 0:  # then none of its requests waits
             return
         if len(self._queue) >= settings.max_queue:
             message = f"the queue is full: {settings.max_queue} requests are waiting (setting limits.max_queue)"
@@ -233,8 +219,7 @@ class Core:
     def _refuse(self, why: Refusal, event: MessageArrived, now: Now) -> None:
         retry_after_ms = None
         if why.code is ErrorCode.OVERLOADED:
-            places = sum(engine.card.parallel for engine in self._engines.values() if engine.card) or 1
-            retry_after_ms = max(250, round(self._service_s / places * 1000))
+            retry_after_ms = max(250, round(self._service_s / self._fleet.places * 1000))
         properties = self._properties(event)
         self._out.refuse(why, properties, now, came_in=event.topic, qos=event.qos, retry_after_ms=retry_after_ms)
 
@@ -251,8 +236,8 @@ class Core:
 
     def _schedule(self, now: Now) -> None:
         """Give waiting requests to engines with a free place."""
-        for alias, engine in self._engines.items():
-            while engine.free > 0 and (stream := self._queue.next(alias, self._running_per_client())) is not None:
+        for alias, engine in self._fleet.items():
+            while engine.free > 0 and (stream := self._queue.next(alias, self._fleet.running_per_client)) is not None:
                 stream.state = State.RUNNING
                 stream.started = now.mono
                 engine.running[stream.uid] = stream
@@ -263,21 +248,15 @@ class Core:
                 )
         for stream in self._queue.watched.values():
             position = self._queue.ahead_of(stream) + 1
-            engine = self._engines[stream.model]
+            engine = self._fleet[stream.model]
             if engine.card is not None:
                 self._out.say(stream, stream.progress("queued", now, position=position))
             else:
                 done = round(engine.fraction * 100)
                 self._out.say(stream, stream.progress("loading", now, position=position, done=done, total=100))
 
-    def _running(self) -> list[Stream]:
-        return [stream for engine in self._engines.values() for stream in engine.running.values()]
-
-    def _running_per_client(self) -> Counter[str | None]:
-        return Counter(stream.key.client for stream in self._running())
-
     def _step(self, event: EngineStep, now: Now) -> None:
-        engine = self._engines[event.model]
+        engine = self._fleet[event.model]
         for progress in event.prefill:
             if stream := engine.running.get(progress.uid):
                 self._out.say(stream, stream.progress("prefill", now, done=progress.done, total=progress.total))
@@ -301,7 +280,7 @@ class Core:
         return Ending("cancelled" if finished.reason == "cancelled" else "stop")
 
     def _engine_changed(self, event: EngineReady | EngineLoading | EngineLost, now: Now) -> None:
-        engine = self._engines[event.model]
+        engine = self._fleet[event.model]
         if isinstance(event, EngineReady):
             engine.card = event.card
             self._out.log("info", "model ready", model=event.model, **event.card.model_dump(exclude={"alias"}))
@@ -310,7 +289,7 @@ class Core:
         else:
             self._lost(engine, event, now)
 
-    def _lost(self, engine: _Engine, event: EngineLost, now: Now) -> None:
+    def _lost(self, engine: Engine, event: EngineLost, now: Now) -> None:
         engine.card, engine.fraction = None, 0.0
         self._meter.engine_restarts += 1
         self._out.log("error", "engine lost", model=event.model, reason=event.reason, running=len(engine.running))
@@ -392,7 +371,7 @@ class Core:
         )
 
     def _flush(self, now: Now) -> None:
-        for stream in self._running():
+        for stream in self._fleet.running:
             due = self._flush_due(stream)
             if due is not None and due <= now.mono:
                 self._out.say(stream, stream.chunk(now))
@@ -416,19 +395,18 @@ class Core:
 
     def _drain_on(self, now: Now) -> None:
         """When the grace period is over: cancel what runs; if the engine does not let go of it, end it without."""
-        if self._running() and self._drain_until is not None and now.mono >= self._drain_until:
-            running = self._running()
+        if self._fleet.running and self._drain_until is not None and now.mono >= self._drain_until:
+            running = self._fleet.running
             if not self._letting_go:
                 self._letting_go = True
                 self._drain_until = now.mono + _LET_GO_S
                 for stream in running:
                     self._cancel(stream, Ending("cancelled"), now)
             else:
-                for engine in self._engines.values():
-                    engine.running.clear()
+                self._fleet.clear()
                 for stream in running:
                     self._finish(stream, stream.ending or Ending("cancelled"), None, now)
-        if not self._running() and not self._stopped:
+        if not self._fleet.running and not self._stopped:
             self._stopped = True
             self._show(now, force=True)
             self._out.do(Stop())
@@ -439,24 +417,20 @@ class Core:
             return "offline"
         if self._drain_until is not None:
             return "draining"
-        if not self._cards:
+        if not self._fleet.cards:
             return "loading"
-        return "online" if any(engine.free > 0 for engine in self._engines.values()) else "busy"
-
-    @property
-    def _cards(self) -> list[ModelCard]:
-        return [engine.card for engine in self._engines.values() if engine.card is not None]
+        return "online" if self._fleet.has_room else "busy"
 
     @property
     def _load(self) -> Queue:
-        return Queue(running=len(self._running()), waiting=len(self._queue), capacity=self._settings.max_queue)
+        return Queue(running=len(self._fleet.running), waiting=len(self._queue), capacity=self._settings.max_queue)
 
     def _show(self, now: Now, *, force: bool = False) -> None:
         """Publish the card where it is due."""
         if not self._connected:
             return
         card = self._presence.status(
-            self._state, cards=self._cards, queue=self._load, meter=self._meter, now=now, force=force
+            self._state, cards=self._fleet.cards, queue=self._load, meter=self._meter, now=now, force=force
         )
         if card is not None:
             self._out.do(card)
