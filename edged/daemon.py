@@ -46,13 +46,13 @@ class _FromEngine:
 
 
 @dataclass(frozen=True, slots=True)
-class _Signal:
+class _Stop:
     """The daemon is asked to end."""
 
-    name: str
+    why: str
 
 
-Item = Happening | _FromEngine | _Signal
+Item = Happening | _FromEngine | _Stop
 StartEngine = Callable[[protocol.Load, Callable[[int, protocol.Report | Lost], None]], EngineProcess]
 
 
@@ -74,7 +74,7 @@ class Daemon:
         self._inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._notifier = Notifier()
         self._children: dict[str, int] = {}
-        self._signals = 0
+        self._stops = 0
         self._leave_at: float | None = None
         files = {model.alias: resolve(model.path) for model in settings.models}
         self._files = files
@@ -104,32 +104,40 @@ class Daemon:
         }
 
     def run(self) -> int:
-        """Serve until a signal ends it; returns the exit code."""
-        topics = self._settings.topics
-        log.info("starting", version=__version__, node=topics.node, broker=self._settings.mqtt.host, topics=topics.base)
+        """Serve until SIGTERM or SIGINT; a second one leaves at once. Returns the exit code."""
         with self._signals_to_inbox():
-            try:
-                self._connection.start()
-                for engine in self._engines.values():
-                    engine.start()
-                self._notifier.ready("loading")
-                self._serve()
-            finally:
-                # The order of the end: engines first, they hold the memory; the broker hears `offline` before, from
-                # the core, and a DISCONNECT now, so that it does not publish the will.
-                for engine in self._engines.values():
-                    engine.stop()
-                self._connection.stop(_FAREWELL_S)
-        log.info("stopped")
+            self.serve()
         return 0
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """Serve until `stop`."""
+        topics = self._settings.topics
+        log.info("starting", version=__version__, node=topics.node, broker=self._settings.mqtt.host, topics=topics.base)
+        try:
+            self._connection.start()
+            for engine in self._engines.values():
+                engine.start()
+            self._notifier.ready("loading")
+            self._loop()
+        finally:
+            # The order of the end: the broker has heard `offline` by now, from the core. The engines go first, they
+            # hold the memory; then a DISCONNECT, so that the broker does not publish the will.
+            for engine in self._engines.values():
+                engine.stop()
+            self._connection.stop(_FAREWELL_S)
+        log.info("stopped")
+
+    def stop(self, why: str = "stop") -> None:
+        """End as at a signal: drain, and at once when asked again. For any thread."""
+        self._inbox.put(_Stop(why))
+
+    def _loop(self) -> None:
         interval = watchdog_interval_s()
         fed = time.monotonic()
         while self._leave_at is None or (self._connection.backlog and time.monotonic() < self._leave_at):
-            for event in self._next(fed + interval / 2 if interval else None):
+            for event in self._next(fed + interval if interval else None):
                 self._handle(event)
-            if interval and time.monotonic() >= fed + interval / 2 and self._healthy():
+            if interval and time.monotonic() >= fed + interval and self._healthy():
                 fed = time.monotonic()
                 self._notifier.watchdog()
 
@@ -178,8 +186,8 @@ class Daemon:
                 return happened
             case _FromEngine():
                 return self._from_engine(item)
-            case _Signal():
-                return self._on_signal(item)
+            case _Stop():
+                return self._on_stop(item)
 
     def _tell(self, event: events.Event) -> None:
         if isinstance(event, events.BrokerConnected):
@@ -219,14 +227,14 @@ class Daemon:
             quantisation=ready.quantisation,
         )
 
-    def _on_signal(self, item: _Signal) -> list[events.Event]:
-        self._signals += 1
-        if self._signals > 1:
-            log.warning("leaving at once", signal=item.name)
+    def _on_stop(self, item: _Stop) -> list[events.Event]:
+        self._stops += 1
+        if self._stops > 1:
+            log.warning("leaving at once", why=item.why)
             self._leave_at = time.monotonic()
             return []
         grace_s = self._settings.service.grace_s
-        log.info("draining", signal=item.name, grace_s=grace_s)
+        log.info("draining", why=item.why, grace_s=grace_s)
         self._notifier.stopping()
         return [events.Drain(grace_s)]
 
@@ -240,7 +248,7 @@ class Daemon:
     @contextmanager
     def _signals_to_inbox(self) -> Iterator[None]:
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            self._inbox.put(_Signal(signal.Signals(number).name))  # SimpleQueue.put is reentrant
+            self.stop(signal.Signals(number).name)  # SimpleQueue.put is reentrant
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         try:

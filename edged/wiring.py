@@ -18,7 +18,7 @@ from edged.wire.errors import ErrorCode
 
 #: What a PUBLISH may have besides its payload, and how much too large a payload may be and still get its `too_large`.
 #: Bytes.
-_PACKET_ROOM = 1024 * 1024
+_PACKET_ROOM = 16 * 1024 * 1024
 
 log = structlog.get_logger()
 
