@@ -33,6 +33,11 @@ from edged.wire.topics import Kind
 
 #: How long the last messages may take to reach the broker when the daemon stops, seconds.
 _FAREWELL_S = 5.0
+#: Messages that came in and wait for the core: so many bytes, a message counted with so much besides its payload.
+_INBOX_BYTES, _MESSAGE_BYTES = 4 * 1024 * 1024, 1024
+#: How long the connection's thread rests while they are more, seconds.
+_FLOOD_PAUSE_S = 0.001
+
 log = structlog.get_logger()
 
 
@@ -75,6 +80,9 @@ class Daemon:
         self._notifier = Notifier()
         self._children: dict[str, int] = {}
         self._stops = 0
+        self._posted_bytes = 0  # the connection's thread alone writes it
+        self._handled_bytes = 0  # the main thread alone writes it
+        self._left = False
         self._leave_at: float | None = None
         files = {model.alias: resolve(model.path) for model in settings.models}
         self._files = files
@@ -86,7 +94,7 @@ class Daemon:
             wiring.broker_settings(settings),
             will=self._core.will(self._now()),
             subscriptions=[topics.filter(kind) for kind in (Kind.CTL, Kind.REQ, Kind.ASK, Kind.SESSION)],
-            post=self._inbox.put,
+            post=self._post,
         )
         self._engines = {
             model.alias: start_engine(
@@ -122,6 +130,7 @@ class Daemon:
         finally:
             # The order of the end: the broker has heard `offline` by now, from the core. The engines go first, they
             # hold the memory; then a DISCONNECT, so that the broker does not publish the will.
+            self._left = True
             for engine in self._engines.values():
                 engine.stop()
             self._connection.stop(_FAREWELL_S)
@@ -180,6 +189,8 @@ class Daemon:
     def _events(self, item: Item) -> list[events.Event]:
         match item:
             case Ready() | Arrived() | Confirmed() | Refused() | Ended():
+                if isinstance(item, Arrived):
+                    self._handled_bytes += len(item.message.payload) + _MESSAGE_BYTES
                 happened = self._connection.handle(item)
                 for event in happened:
                     self._tell(event)
@@ -241,6 +252,14 @@ class Daemon:
     def _healthy(self) -> bool:
         """What the watchdog is fed by; the core is alive where this is asked."""
         return self._connection.alive and all(engine.alive for engine in self._engines.values())
+
+    def _post(self, happening: Happening) -> None:
+        """From the connection's thread. A flood waits here, and so in the broker, instead of in our memory."""
+        if isinstance(happening, Arrived):
+            while self._posted_bytes - self._handled_bytes > _INBOX_BYTES and not self._left:
+                time.sleep(_FLOOD_PAUSE_S)
+            self._posted_bytes += len(happening.message.payload) + _MESSAGE_BYTES
+        self._inbox.put(happening)
 
     def _poster(self, model: str) -> Callable[[int, protocol.Report | Lost], None]:
         return lambda child, report: self._inbox.put(_FromEngine(model, child, report))

@@ -327,7 +327,7 @@ class Core:
             "info",
             "request",
             id=stream.key.id,
-            client=stream.key.client,
+            **({"client": stream.key.client} if stream.key.client else {}),
             model=stream.model,
             finish_reason=ending.reason,
             **({"code": str(ending.error.code)} if ending.error else {}),
