@@ -1,0 +1,1 @@
+"""The broker's side: the daemon's connection and its outbox."""
