@@ -174,19 +174,21 @@ class Core:
     def _check_room(self, order: Order) -> None:
         """Refuse what the node will not take on now."""
         settings, key = self._settings, order.key
+        code = ErrorCode.OVERLOADED
         if self._drain_until is not None:
-            raise Refusal(ErrorCode.DRAINING, "this node is shutting down: try again soon", key.id, order.topic)
-        if self._fleet[order.model].free > 0:  # then none of its requests waits
+            code, message = ErrorCode.DRAINING, "this node is shutting down: try again soon"
+        elif self._fleet[order.model].free > 0:  # then none of its requests waits
             return
-        if len(self._queue) >= settings.max_queue:
+        elif len(self._queue) >= settings.max_queue:
             message = f"the queue is full: {settings.max_queue} requests are waiting (setting limits.max_queue)"
-            raise Refusal(ErrorCode.OVERLOADED, message, key.id, order.topic)
-        if self._queue.of_client(key.client) >= settings.max_queue_per_client:
+        elif self._queue.of_client(key.client) >= settings.max_queue_per_client:
             message = (
                 f"{settings.max_queue_per_client} requests of this client are waiting already "
                 "(setting limits.max_queue_per_client)"
             )
-            raise Refusal(ErrorCode.OVERLOADED, message, key.id, order.topic)
+        else:
+            return
+        raise Refusal(code, message, key.id, order.topic, public=order.unheard)
 
     def _control(self, event: MessageArrived, now: Now) -> None:
         path = self._path(event)

@@ -22,6 +22,7 @@ class Order:
         digest: of the payload: the same id with another digest is a conflict.
         topic: where the reply goes.
         only_final: one message answers it.
+        unheard: nobody can know the topic: the id was made here, and no other topic was asked for.
     """
 
     key: Key
@@ -31,6 +32,7 @@ class Order:
     model: str
     sampling: Sampling
     only_final: bool
+    unheard: bool
 
 
 @dataclass
@@ -87,13 +89,15 @@ class Intake:
                 path.id,
                 self._settings.topics.reply(reply),
             )
-        topic = self._reply_topic(request.reply_to, event, reply, public=path.id is None and request.id is None)
+        made = path.id is None and request.id is None
+        topic = self._reply_topic(request.reply_to, event, reply, public=made)
+        unheard = made and topic == self._settings.topics.reply(reply)
         key = Key(reply.client, reply.id or made_id)
         try:
             model = self._model(request)
             sampling = self._sampling(request, model, seed)
         except RequestError as error:
-            raise Refusal(error.code, error.message, key.id, topic) from None
+            raise Refusal(error.code, error.message, key.id, topic, public=unheard) from None
         return Order(
             key=key,
             request=_with_default_system(request, model),
@@ -102,6 +106,7 @@ class Intake:
             model=model.alias,
             sampling=sampling,
             only_final=kind is Kind.ASK or not request.stream,
+            unheard=unheard,
         )
 
     def _address(self, event: MessageArrived, made_id: str) -> tuple[Kind, RequestPath]:

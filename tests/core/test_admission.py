@@ -69,6 +69,20 @@ def test_overloaded_when_the_queue_is_full_says_when_to_come_back() -> None:
     assert world.reply("e")[0]["type"] == "accepted"
 
 
+def test_a_refusal_that_nobody_can_be_waiting_for_is_told_on_events() -> None:
+    world = World(parallel=1, max_queue=1)
+    world.request("a")
+    world.request("b")
+    for payload, code in (({"prompt": "x"}, "overloaded"), ({"prompt": "x", "model": "none"}, "unknown_model")):
+        world.request("", payload)
+        assert world.on("events")[-1]["error"]["code"] == code
+    before = len(world.on("events"))
+    world.request("", {"prompt": "x"}, response_topic="reply/heard")
+    world.request("", {"prompt": "x", "id": "known"})
+
+    assert len(world.on("events")) == before
+
+
 def test_the_share_of_a_client() -> None:
     world = World(parallel=1, max_queue=4, max_queue_per_client=1)
     for path in ("x/a", "x/b", "x/c", "y/d"):
