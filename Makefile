@@ -1,0 +1,59 @@
+# Everything one does with edged, from a fresh clone. `make` alone lists it.
+# A step makes sure of what it needs: the virtual environment (.venv) and, where it can, Debian's packages.
+
+python := .venv/bin/python
+# The choice of interpreter, e.g. make setup PYTHON=python3.12
+export PYTHON
+# Arguments for a step that takes some, e.g. make test ARGS='-k outbox' or make bench ARGS=--help
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-to-run setup-dev setup-to-test demo run test lint types docs bench clean
+# Steps share .venv: one after the other, also with make -j.
+.NOTPARALLEL:
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
+
+setup: ## make .venv: edged, llama.cpp and the starter model (3 to 10 minutes the first time)
+	@deploy/setup.sh daemon
+
+setup-to-run:
+	@deploy/setup.sh daemon mosquitto mosquitto-clients
+
+setup-dev:
+	@deploy/setup.sh daemon,dev
+
+setup-to-test:
+	@deploy/setup.sh daemon,dev mosquitto mosquitto-clients
+
+demo: setup-to-run ## start a broker and the daemon, ask a question, show the answer, stop everything
+	@$(python) -m deploy.demo
+
+# bash -m gives run.py the terminal: Ctrl-C reaches it and not make, which would call the ordinary end an error.
+run: setup-to-run ## start a broker and the daemon, and keep them running until Ctrl-C
+	@bash -mc '$(python) -m deploy.run .run; exit $$?'
+
+test: setup-to-test ## all checks and all tests, as CI runs them; ARGS='-k outbox' passes arguments to pytest
+	@deploy/packages.sh --optional systemd shellcheck
+	@$(MAKE) --no-print-directory lint types
+	$(python) -m pytest $(ARGS)
+
+lint: setup-dev ## style and the arrows between the rooms
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+	.venv/bin/lint-imports
+
+types: setup-dev ## mypy, strict
+	$(python) -m mypy
+
+docs: setup ## write the generated documents anew: docs/schema, docs/configuration.md
+	$(python) -m edged.wire.schema docs/schema
+	$(python) -m edged.config docs/configuration.md
+
+bench: setup-to-test ## benchmarks/serving.py; ARGS=--help lists what can be measured
+	$(python) benchmarks/serving.py $(ARGS)
+
+clean: ## remove what was built or written here, .venv included
+	rm -rf .venv .run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
