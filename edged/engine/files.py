@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 #: The path that means the starter model.
 STARTER = "starter"
@@ -22,6 +23,7 @@ _NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 #: No key or value that is read here comes near this; a longer one is a damaged file. Bytes.
 _MAX_STRING = 16 * 1024 * 1024
+_CUT = "it ends in the middle of its header"
 
 #: `general.file_type` of llama.cpp (enum llama_ftype), for people.
 _FILE_TYPES = {
@@ -96,6 +98,8 @@ def digest(path: Path) -> str:
 def describe(path: Path) -> ModelFile:
     """Read what a GGUF file says of itself. Reads the header alone, so it is quick for files of any size.
 
+    The whole header, because llama.cpp's own quantiser puts `general.file_type` behind the vocabulary.
+
     Raises:
         ModelFileError: it cannot be read, or is no GGUF file (versions 2 and 3; ggml/docs/gguf.md).
     """
@@ -105,7 +109,7 @@ def describe(path: Path) -> ModelFile:
         size = path.stat().st_size
     except OSError as error:
         raise ModelFileError(f"model file {str(path)!r} cannot be read: {error.strerror}") from error
-    except (struct.error, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise ModelFileError(f"model file {str(path)!r} is no GGUF file, or is damaged: {error}") from error
     architecture = _text(meta.get("general.architecture"))
     file_type = meta.get("general.file_type")
@@ -126,26 +130,38 @@ def _text(value: object) -> str | None:
 
 
 def _metadata(file: BinaryIO) -> dict[str, object]:
-    magic, version, _tensors, entries = struct.unpack("<4sIQQ", file.read(24))
+    magic, version, _tensors, entries = _unpack(file, "<4sIQQ")
     if magic != b"GGUF" or version not in (2, 3):
         raise ValueError(f"it starts with {magic!r}, version {version}, not with GGUF, version 2 or 3")
     meta: dict[str, object] = {}
     for _ in range(entries):
         key = _string(file)
-        if key.startswith("tokenizer."):
-            break  # the vocabulary: long, of no interest here, and in practice behind what is
-        (kind,) = struct.unpack("<I", file.read(4))
+        (kind,) = _unpack(file, "<I")
         meta[key] = _value(file, kind)
+    if file.tell() > os.fstat(file.fileno()).st_size:  # the last value was skipped, and is not there
+        raise ValueError(_CUT)
     return meta
 
 
-def _string(file: BinaryIO) -> str:
-    (length,) = struct.unpack("<Q", file.read(8))
+def _unpack(file: BinaryIO, form: str) -> tuple[Any, ...]:
+    data = file.read(struct.calcsize(form))
+    if len(data) < struct.calcsize(form):
+        raise ValueError(_CUT)
+    return struct.unpack(form, data)
+
+
+def _length(file: BinaryIO) -> int:
+    (length,) = _unpack(file, "<Q")
     if length > _MAX_STRING:
         raise ValueError(f"a string of {length} bytes in its header")
+    return int(length)
+
+
+def _string(file: BinaryIO) -> str:
+    length = _length(file)
     data = file.read(length)
     if len(data) < length:
-        raise ValueError("it ends in the middle of its header")
+        raise ValueError(_CUT)
     return data.decode()
 
 
@@ -153,17 +169,23 @@ def _value(file: BinaryIO, kind: int) -> object:
     if kind == _STRING:
         return _string(file)
     if kind == _ARRAY:
-        (of, count) = struct.unpack("<IQ", file.read(12))
-        if of in _NUMBERS:
-            file.seek(count * struct.calcsize("<" + _NUMBERS[of]), 1)
-        elif of == _ARRAY:
-            raise ValueError("an array of arrays in its header")
-        else:
-            for _ in range(count):
-                _value(file, of)
+        _skip_array(file)
         return None
     if kind not in _NUMBERS:
         raise ValueError(f"a value of unknown type {kind} in its header")
-    form = "<" + _NUMBERS[kind]
-    (number,) = struct.unpack(form, file.read(struct.calcsize(form)))
+    (number,) = _unpack(file, "<" + _NUMBERS[kind])
     return number
+
+
+def _skip_array(file: BinaryIO) -> None:
+    kind, count = _unpack(file, "<IQ")
+    if kind == _STRING:  # a vocabulary has 10^5 of them
+        for _ in range(count):
+            file.seek(_length(file), os.SEEK_CUR)
+    elif kind in _NUMBERS:
+        size = count * struct.calcsize("<" + _NUMBERS[kind])
+        if size > os.fstat(file.fileno()).st_size:
+            raise ValueError(_CUT)
+        file.seek(size, os.SEEK_CUR)
+    else:
+        raise ValueError(f"an array of values of type {kind} in its header")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -100,11 +101,12 @@ class Vocabulary:
         """Tokens of plain text: no token is added, and none of it becomes a control token."""
         raw = text.encode("utf-8")
         room = len(raw) + 2  # a token for each byte, and what a tokenizer may put before the first
-        buffer = (llama.llama_token * room)()
-        count: int = llama.llama_tokenize(self._pointer, raw, len(raw), buffer, room, False, False)
-        if count < 0:
-            raise ModelError(f"the tokenizer wants {-count} tokens for {len(raw)} bytes")
-        return buffer[:count]
+        while True:
+            buffer = (llama.llama_token * room)()
+            count: int = llama.llama_tokenize(self._pointer, raw, len(raw), buffer, room, False, False)
+            if count >= 0:
+                return buffer[:count]
+            room = -count  # a tokenizer that rewrites the text first may need more
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text; control tokens add none."""
@@ -154,7 +156,7 @@ class Model:
 
         progress_callback = llama.llama_progress_callback(progress)
         params.progress_callback = progress_callback
-        pointer = llama.llama_model_load_from_file(str(path).encode(), params)
+        pointer = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not pointer:
             why = "; ".join(log.complaints) or "llama.cpp gave no reason"
             raise ModelError(f"llama.cpp cannot load {path.name!r}: {why}")

@@ -22,6 +22,11 @@ from typing import IO
 
 from edged.engine.protocol import Decoder, Failed, Load, Order, ProtocolError, Ready, Report, encode
 
+#: What the child starts with, where the operator's environment does not say otherwise. An abort must not start a
+#: debugger. And llama.cpp's threads wait for each other hundreds of times a token: when they spin for long, as is the
+#: default, whatever else wants a core makes them 5 to 20 times slower; when they sleep at once, half of the speed is
+#: gone on an idle machine. So they spin a little.
+_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 #: First and longest wait before a child is started again, seconds; it doubles each time.
 _BACKOFF_S = (0.2, 30.0)
 #: A child that has served for so long was not broken: the next wait is the first again. Seconds.
@@ -32,6 +37,8 @@ _GRACE_S = 2.0
 _LAST_WORDS = 500
 #: What is read at once from the child. Bytes.
 _READ = 1 << 16
+#: So often is read what an ended child has left in the pipe of its standard error, which holds 64 KiB (pipe(7)).
+_PIPE_READS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class EngineProcess:
         self._waker.close()
 
     def _wake(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # full: it has been woken often enough
+        with contextlib.suppress(OSError):  # full: it has been woken often enough; closed: it is stopped
             self._waker.send(b"\0")
 
     def _run(self) -> None:
@@ -123,7 +130,10 @@ class EngineProcess:
 
     def _serve(self) -> str:
         """Start a child and serve it until it is gone; returns why it is."""
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            return f"its process cannot be started: {error}"
         with ours, theirs:
             try:
                 child = self._child = self._spawn(theirs)
@@ -148,7 +158,7 @@ class EngineProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
-            env=os.environ | {"GGML_NO_BACKTRACE": "1"},  # or an abort starts a debugger
+            env=_ENVIRONMENT | os.environ,
             start_new_session=True,  # signals of a terminal are the daemon's to handle
         )
 
@@ -211,7 +221,9 @@ class _Dialogue:
 
     def last_words(self) -> str:
         """What an ended child wrote last to its standard error, as a clause; empty where it wrote nothing."""
-        self._listen()
+        for _ in range(_PIPE_READS):  # not for ever: another process may hold the pipe, and go on writing
+            if not self._listen():
+                break
         self._selector.close()
         self._stderr.close()
         text = self._tail.decode("utf-8", errors="replace").strip()
@@ -234,13 +246,20 @@ class _Dialogue:
             return []
         return [m for m in self._decoder.feed(data) if isinstance(m, Report)]
 
-    def _listen(self) -> None:
-        """Take in what stands in the pipe of the standard error; it must never fill up and block the child."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(self._stderr.fileno(), _READ):
-                self._tail = (self._tail + data)[-4 * _LAST_WORDS :]
+    def _listen(self) -> bool:
+        """Take some of what stands in the pipe of the standard error, which must never fill up and block the child.
+
+        Once a turn, because a child may write as fast as this reads. Returns whether there may be more.
+        """
+        try:
+            data = os.read(self._stderr.fileno(), _READ)
+        except BlockingIOError:
+            return False
+        self._tail = (self._tail + data)[-4 * _LAST_WORDS :]
+        if not data:
             with contextlib.suppress(KeyError):  # closed by the child, and seen before
                 self._selector.unregister(self._stderr)
+        return bool(data)
 
 
 def _end(child: subprocess.Popen[bytes]) -> int:

@@ -1,15 +1,19 @@
 """What the daemon and an engine's child process say to each other, and how it crosses the socket between them.
 
 Frames are a length (4 bytes, little-endian) and JSON in UTF-8: nothing that the child says can do more in the parent
-than be a wrong value. A frame that is torn or makes no sense raises `ProtocolError`, and the parent gives the child up.
+than be a wrong value of the right type. A frame that makes no sense raises `ProtocolError`, and the parent gives the
+child up.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 _LENGTH = struct.Struct("<I")
 #: No order and no report comes near this; a longer frame is nonsense. Bytes.
@@ -144,14 +148,52 @@ class Note:
 
 Order = Load | Generate | Cancel
 Report = Loading | Ready | Failed | Step | Note
-_MESSAGES: dict[str, type[Order | Report]] = {
-    kind.op: kind for kind in (Load, Generate, Cancel, Loading, Ready, Failed, Step, Note)
+
+
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """What turns parsed JSON into a value of the type `kind`, or raises TypeError or ValueError."""
+    parts = [_reader(part) for part in get_args(kind)]
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        members = {member.name: _reader(hints[member.name]) for member in fields(kind)}
+        return lambda value: kind(**_members(members, value))
+    origin = get_origin(kind)
+    if origin is list:
+        return lambda value: [parts[0](one) for one in _plain(list, value)]
+    if origin is tuple:
+        return lambda value: tuple(part(one) for part, one in zip(parts, _plain(list, value), strict=True))
+    if origin is dict:  # JSON's keys are strings
+        return lambda value: {name: parts[1](one) for name, one in _plain(dict, value).items()}
+    if origin is UnionType:  # of a type and None
+        return lambda value: None if value is None else parts[0](value)
+    return lambda value: _plain(kind, value)
+
+
+def _members(members: dict[str, Callable[[Any], Any]], value: Any) -> dict[str, Any]:
+    if _plain(dict, value).keys() != members.keys():
+        raise ValueError(f"its fields are {', '.join(sorted(value))}, not {', '.join(sorted(members))}")
+    return {name: read(value[name]) for name, read in members.items()}
+
+
+def _plain(kind: Any, value: Any) -> Any:
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} is due")
+    if kind is float and not math.isfinite(value):
+        raise ValueError(f"the number {value}")
+    return value
+
+
+_MESSAGES: dict[str, Callable[[Any], Order | Report]] = {
+    kind.op: _reader(kind) for kind in (Load, Generate, Cancel, Loading, Ready, Failed, Step, Note)
 }
 
 
 def encode(message: Order | Report) -> bytes:
     """One frame."""
-    body = json.dumps({"op": message.op, **asdict(message)}, ensure_ascii=False, separators=(",", ":")).encode()
+    text = json.dumps({"op": message.op, **asdict(message)}, ensure_ascii=False, separators=(",", ":"))
+    body = text.encode("utf-8", "surrogatepass")  # a path may have bytes that are no UTF-8 (PEP 383)
     return _LENGTH.pack(len(body)) + body
 
 
@@ -191,16 +233,11 @@ class Decoder:
 def _message(body: bytes) -> Order | Report:
     try:
         values: dict[str, Any] = json.loads(body)
-        kind = _MESSAGES[values.pop("op")]
-        if kind is Step:
-            values["finished"] = [Finished(**one) for one in values["finished"]]
-        return _build(kind, values)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ProtocolError(f"a frame of {len(body)} bytes that is no message: {error!r}") from error
-
-
-def _build(kind: type[Order | Report], values: dict[str, Any]) -> Order | Report:
-    missing = {f.name for f in fields(kind)} - values.keys()
-    if missing:
-        raise ValueError(f"{kind.op} without {', '.join(sorted(missing))}")
-    return kind(**values)
+        read = _MESSAGES[values.pop("op")]
+        return read(values)
+    # A number too large for a float, and brackets nested too deeply, are nonsense as well.
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"[
+            :200
+        ]  # no more: it goes to the log, and the frame may be someone's text
+        raise ProtocolError(f"a frame of {len(body)} bytes that is no message: {why}") from error

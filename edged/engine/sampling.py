@@ -8,6 +8,8 @@ import llama_cpp as llama
 
 #: How many of the last tokens the penalties look at.
 PENALTY_TOKENS = 64
+#: Below this, logits divided by the temperature leave the range of llama.cpp's floats, and the draw is nonsense.
+_LEAST_TEMPERATURE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ class Sampler:
                     params.presence_penalty,
                 )
             )
-        if params.temperature == 0:
+        if params.temperature < _LEAST_TEMPERATURE:
             return [*chosen, llama.llama_sampler_init_greedy()]
         if params.top_k > 0:
             chosen.append(llama.llama_sampler_init_top_k(params.top_k))

@@ -48,14 +48,15 @@ class Timing:
         self.steps += 1
         self.batch_sizes += batch_size
 
-    def metrics(self, *, prefilled: int, generated: int, now: float) -> dict[str, float]:
+    def metrics(self, *, prefilled: int, now: float) -> dict[str, float]:
         """The engine's share of the contract's metrics, by their names."""
         prefill_s = (self.first_token or now) - self.first_step if self.first_step is not None else 0.0
         generation_s = self.last_token - self.first_token if self.last_token and self.first_token else 0.0
         metrics = {
             "prefill_time_ms": prefill_s * 1000,
             "generation_time_ms": generation_s * 1000,
-            "tokens_per_second": (generated - 1) / generation_s if generation_s else 0.0,
+            # By the gaps: the token that ends an answer took its time, too, and is not counted as generated.
+            "tokens_per_second": len(self.gaps) / generation_s if generation_s else 0.0,
             "prompt_tokens_per_second": prefilled / prefill_s if prefill_s else 0.0,
             "mean_batch_size": self.batch_sizes / self.steps if self.steps else 0.0,
         }

@@ -9,31 +9,36 @@ class TextStream:
     """The text of one answer as its tokens come.
 
     Holds back the bytes of an unfinished character and the text that may still turn out to be the beginning of a stop
-    string; everything else is given out at once.
+    string; everything else is given out at once. Small models now and then say bytes that are no character (half an
+    emoji, say). They are passed over: a replacement character would look like a chunk that was cut wrong.
+
+    Of stop strings that overlap in the text, the one that is complete first counts, and of those that end with the
+    same character the longest: so it makes no difference how the text was cut into tokens.
 
     Attributes:
         stopped: a stop string was found; it and what follows are not part of the answer.
     """
 
     def __init__(self, stops: tuple[str, ...] = ()) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="ignore")
         self._stops = stops
         self._longest = max(map(len, stops), default=0)
         self._held = ""
         self.stopped = False
 
     def push(self, piece: bytes) -> str:
-        """The text that `piece` makes certain; possibly empty. Bytes that are no UTF-8 become U+FFFD."""
+        """The text that `piece` makes certain; possibly empty. Bytes that are no UTF-8 are passed over."""
         if self.stopped:
             return ""
         text = self._held + self._decoder.decode(piece)
         if not self._stops:
             return text
-        found = [at for at in (text.find(stop) for stop in self._stops) if at >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.stopped = True
             self._held = ""
-            return text[: min(found)]
+            _, start = min(found)
+            return text[:start]
         keep = self._possible_start(text)
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]

@@ -7,7 +7,6 @@ nor anything of MQTT, to stay small.
 from __future__ import annotations
 
 import ctypes
-import os
 import select
 import signal
 import socket
@@ -214,9 +213,7 @@ class Worker:
         if slot >= 0:
             self._model.forget(slot)
         sequence.sampler.close()
-        timings = sequence.timing.metrics(
-            prefilled=sequence.reached, generated=sequence.generated, now=time.monotonic()
-        )
+        timings = sequence.timing.metrics(prefilled=sequence.reached, now=time.monotonic())
         self._report.finished.append(
             Finished(
                 sequence.uid,
@@ -285,7 +282,6 @@ def main(argv: list[str]) -> int:
     """Entry point of the child; its argument is the number of the inherited socket."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the daemon's to handle
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # or an abort starts a debugger
     with socket.socket(fileno=int(argv[1])) as sock:
         try:
             return serve(Channel(sock))

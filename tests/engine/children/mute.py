@@ -1,0 +1,8 @@
+"""Serves with its standard error closed."""
+
+import os
+
+from tests.engine.children import serves
+
+os.close(2)
+serves.main()

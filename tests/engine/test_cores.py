@@ -1,0 +1,70 @@
+"""As many threads as the machine can really run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from edged.engine import cores
+from edged.engine.cores import usable_cores
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Eight hardware threads of four cores, 0 and 4 being the same one; no quota."""
+    for cpu in range(8):
+        topology = tmp_path / f"cpu{cpu}" / "topology"
+        topology.mkdir(parents=True)
+        (topology / "thread_siblings_list").write_text(f"{cpu % 4},{cpu % 4 + 4}\n")
+    monkeypatch.setattr(cores, "_CPUS", tmp_path)
+    monkeypatch.setattr(cores, "_quota", lambda: 2**16)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("allowed", "usable"), [(range(8), 4), (range(4), 4), ({0, 4}, 1), ({1, 2, 5}, 2), ({3}, 1)], ids=str
+)
+@pytest.mark.usefixtures("machine")
+def test_threads_of_one_core_count_once_and_only_those_allowed(
+    monkeypatch: pytest.MonkeyPatch, allowed: range | set[int], usable: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(allowed))
+    assert usable_cores() == usable
+
+
+def test_where_the_topology_is_unknown_each_cpu_is_a_core(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_CPUS", machine / "nowhere")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: {0, 1, 4})
+    assert usable_cores() == 3
+
+
+@pytest.mark.parametrize(("quota", "usable"), [(3, 3), (1, 1), (0, 1)])
+@pytest.mark.usefixtures("machine")
+def test_a_quota_is_a_limit_but_for_one_thread(monkeypatch: pytest.MonkeyPatch, quota: int, usable: int) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _pid: set(range(8)))
+    monkeypatch.setattr(cores, "_quota", lambda: quota)
+    assert usable_cores() == usable
+
+
+@pytest.mark.parametrize(("limit", "quota"), [("250000 100000", 2), ("50000 100000", 0), ("max 100000", 2**16)])
+def test_the_quota_is_that_of_the_own_control_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, quota: int
+) -> None:
+    (tmp_path / "edged.service").mkdir()
+    (tmp_path / "edged.service" / "cpu.max").write_text(f"{limit}\n")
+    read = Path.read_text
+
+    def read_text(path: Path) -> str:
+        return "1:cpu:/old\n0::/edged.service\n" if path == Path("/proc/self/cgroup") else read(path)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
+    assert cores._quota() == quota
+    monkeypatch.setattr(cores, "_CGROUPS", tmp_path / "nowhere")
+    assert cores._quota() == 2**16
+
+
+def test_this_machine_has_at_least_one_and_no_more_than_its_cpus() -> None:
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
