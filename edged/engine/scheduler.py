@@ -65,7 +65,7 @@ class Scheduler:
     Args:
         cells: size of the KV cache, tokens.
         slots: sequences that may run at the same time.
-        batch: most tokens in one step.
+        batch: most tokens in one step; at least `slots`, for everyone who decodes is in it.
         itl_target_s: longest step while sequences decode, seconds.
     """
 

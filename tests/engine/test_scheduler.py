@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from edged.engine.scheduler import Costs, Scheduler
 from edged.engine.sequence import State
 from tests.engine.simulated import Machine, sequence
+from tests.wire.strategies import unhurried
 
 TARGET_S = 0.1
 
@@ -53,6 +54,7 @@ def test_what_a_short_prompt_does_not_need_goes_to_the_others() -> None:
     assert step.prefilled == {1: 4, 0: 28, 2: 28}
 
 
+@unhurried
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(8, 64))
 def test_prompts_fill_the_step_and_each_gets_some_of_it(prompts: list[int], batch: int) -> None:
     machine = Machine(cells=10_000, slots=8, batch=batch)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.engine.simulated import Machine, sequence, token
+from tests.wire.strategies import unhurried
 
 
 class Requests(RuleBasedStateMachine):
@@ -99,4 +100,4 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = pytest.mark.timeout(120)(Requests.TestCase)
-TestRequests.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestRequests.settings = settings(unhurried, max_examples=60, stateful_step_count=30)
