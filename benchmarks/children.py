@@ -1,0 +1,124 @@
+"""The processes that measure, as `serving.py` sees them."""
+
+from __future__ import annotations
+
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from benchmarks.consumer import Order, Record
+from benchmarks.figures import BenchmarkError
+from benchmarks.load import Load, Setup
+
+ROOT = Path(__file__).resolve().parent.parent
+#: How long a child may take to end before it is killed, seconds.
+_END_S = 10.0
+#: How long loading the model may take, seconds: the board may be small, and its disk slow.
+_LOAD_S = 300.0
+
+
+class Bare:
+    """A running `bare.py`, with the model loaded."""
+
+    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+        self._process = process
+        self._log = log
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def run(self, load: Load, *, patience_s: float) -> dict[str, Any]:
+        """Measure; a `BareRun` as a dictionary.
+
+        Raises:
+            BenchmarkError: it failed, or did not answer in time.
+        """
+        self.say(asdict(load))
+        return self.hear(patience_s)
+
+    def hear(self, patience_s: float) -> dict[str, Any]:
+        """What it says next.
+
+        Raises:
+            BenchmarkError: it failed, or did not answer in time.
+        """
+        out = self._process.stdout
+        if out is None or not select.select([out], [], [], patience_s)[0]:
+            raise BenchmarkError(f"the bare loop said nothing for {patience_s:.0f} s")
+        line = out.readline()
+        if not line:
+            raise BenchmarkError(f"the bare loop ended: {self._log.read_text(errors='replace').strip()[-2000:]}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def say(self, order: dict[str, Any]) -> None:
+        """Give it a line."""
+        if self._process.stdin is not None:
+            with suppress(BrokenPipeError):  # hearing nothing will tell why
+                self._process.stdin.write(json.dumps(order) + "\n")
+                self._process.stdin.flush()
+
+
+@contextmanager
+def bare_loop(setup: Setup, directory: Path) -> Iterator[Bare]:
+    """Run `bare.py` as long as the block does; its log goes into a directory.
+
+    Raises:
+        BenchmarkError: it cannot load the model.
+    """
+    log = directory / "bare.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.bare"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            cwd=ROOT,
+        )
+    with process:
+        try:
+            bare = Bare(process, log)
+            bare.say(asdict(setup))
+            bare.hear(_LOAD_S)
+            yield bare
+            if process.stdin is not None:
+                process.stdin.close()  # the end of its orders
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(_END_S)
+        finally:
+            process.kill()
+
+
+def consume(order: Order) -> Record:
+    """Have `consumer.py` carry out an order.
+
+    Raises:
+        BenchmarkError: it failed, or did not get all answers in time.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.consumer"],
+            input=json.dumps(asdict(order)),
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=order.patience_s + 30,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise BenchmarkError(f"the consumer did not end within {order.patience_s + 30:.0f} s") from None
+    if done.returncode:
+        raise BenchmarkError(f"the consumer failed: {done.stderr.strip()[-2000:]}")
+    record = Record(**json.loads(done.stdout))
+    if record.complaint:
+        raise BenchmarkError(record.complaint)
+    return record

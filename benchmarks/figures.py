@@ -1,0 +1,200 @@
+"""From what was noted to figures. Pure: no I/O, no clock."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+
+class BenchmarkError(Exception):
+    """A measurement failed, or what came of it is no measurement; the message says why."""
+
+
+class EndedEarlyError(BenchmarkError):
+    """The model ended an answer before it was as long as it should be: the sides would do different work."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Of `count` values the median, the 95th percentile (nearest rank) and the greatest; zeros where there are none."""
+
+    p50: float = 0.0
+    p95: float = 0.0
+    most: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        """Of any values, in their unit."""
+        ordered = sorted(values)
+        if not ordered:
+            return cls()
+        rank = -(-len(ordered) * 95 // 100) - 1
+        return cls(statistics.median(ordered), ordered[rank], ordered[-1], len(ordered))
+
+
+@dataclass(slots=True)
+class Reply:
+    """One request, as its consumer saw it.
+
+    Attributes:
+        stream: number of the client.
+        sent: when it was published, seconds.
+        chunks: when a chunk came, seconds, and its tokens.
+        ended: when the final came, seconds.
+        final: that message.
+    """
+
+    stream: int
+    sent: float
+    chunks: list[tuple[float, int]] = field(default_factory=list)
+    ended: float = 0.0
+    final: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What one measurement says.
+
+    The window is the time in which all streams generate: from the first token of the last of them to the end of the
+    first one. Tokens of other times are not counted, gaps of other times neither.
+
+    Attributes:
+        window_s: its length, seconds.
+        tokens_per_s: of all streams together, in the window.
+        overall_per_s: all tokens by all the time, from the first request (or prompt) to the last token.
+        requests: answers that were taken into account.
+        prompt_tokens: of them all.
+        ttft_ms: from PUBLISH to the first chunk, of requests sent before the window.
+        later_ttft_ms: the same, of requests sent in the window.
+        gaps_ms: between one chunk (or, without MQTT, token) of a stream and the next.
+        node_ttft_ms, node_itl_ms, node_p95_itl_ms, node_max_itl_ms: from the finals' metrics, one value a request.
+    """
+
+    window_s: float
+    tokens_per_s: float
+    overall_per_s: float
+    requests: int
+    prompt_tokens: int
+    ttft_ms: list[float] = field(default_factory=list)
+    later_ttft_ms: list[float] = field(default_factory=list)
+    gaps_ms: list[float] = field(default_factory=list)
+    node_ttft_ms: list[float] = field(default_factory=list)
+    node_itl_ms: list[float] = field(default_factory=list)
+    node_p95_itl_ms: list[float] = field(default_factory=list)
+    node_max_itl_ms: list[float] = field(default_factory=list)
+
+
+def replies(sent: dict[str, float], messages: Iterable[tuple[float, str]]) -> list[Reply]:
+    """Sort messages by request.
+
+    Args:
+        sent: when each request was published; their ids are SEED-STREAM-TURN.
+        messages: when each message came, and its payload.
+
+    Raises:
+        EndedEarlyError: the model ended an answer.
+        BenchmarkError: a reply is not complete, or ended in an error.
+    """
+    found = {id_: Reply(int(id_.split("-")[1]), at) for id_, at in sent.items()}
+    expected = dict.fromkeys(found, 0)
+    for at, payload in messages:
+        message = json.loads(payload)
+        id_ = message["id"]
+        if id_ not in found:
+            continue  # of a measurement that was given up
+        reply = found[id_]
+        if message["type"] == "final":
+            _check_end(message)
+        if message["seq"] != expected[id_]:
+            raise BenchmarkError(f"request {id_}: message {message['seq']} came where {expected[id_]} was due")
+        expected[id_] += 1
+        if message["type"] == "chunk":
+            reply.chunks.append((at, message["n"]))
+        elif message["type"] == "final":
+            reply.ended, reply.final = at, message
+    missing = [id_ for id_, reply in found.items() if not reply.final or not reply.chunks]
+    if missing:
+        raise BenchmarkError(f"no text or no end came for {', '.join(missing)}")
+    return list(found.values())
+
+
+def _check_end(final: dict[str, Any]) -> None:
+    reason = final["finish_reason"]
+    if reason == "stop":
+        tokens = final["usage"]["completion_tokens"]
+        raise EndedEarlyError(f"the model ended request {final['id']} by itself after {tokens} tokens")
+    if reason != "length":
+        why = final.get("error", {}).get("message", "no reason was given")
+        raise BenchmarkError(f"request {final['id']} ended with {reason!r}: {why}")
+
+
+def of_node(answers: Sequence[Reply]) -> Figures:
+    """What the consumers of some replies saw.
+
+    Raises:
+        BenchmarkError: at no time did all streams generate.
+    """
+    streams = {reply.stream for reply in answers}
+    begins = max(min(r.chunks[0][0] for r in answers if r.stream == stream) for stream in streams)
+    ends = min(max(r.ended for r in answers if r.stream == stream) for stream in streams)
+    if ends <= begins:
+        raise BenchmarkError("one stream ended before another had begun: longer answers are needed (--seconds)")
+    chunks = [chunk for reply in answers for chunk in reply.chunks]
+    first, last = min(reply.sent for reply in answers), max(reply.ended for reply in answers)
+    metrics = [reply.final["metrics"] for reply in answers]
+    ttft = [(reply.sent, (reply.chunks[0][0] - reply.sent) * 1000) for reply in answers]
+    return Figures(
+        window_s=ends - begins,
+        tokens_per_s=sum(n for at, n in chunks if begins < at <= ends) / (ends - begins),
+        overall_per_s=sum(reply.final["usage"]["completion_tokens"] for reply in answers) / (last - first),
+        requests=len(answers),
+        prompt_tokens=sum(reply.final["usage"]["prompt_tokens"] for reply in answers),
+        ttft_ms=[value for sent, value in ttft if sent <= begins],
+        later_ttft_ms=[value for sent, value in ttft if begins < sent <= ends],
+        gaps_ms=[(b - a) * 1000 for r in answers for (a, _), (b, _) in pairwise(r.chunks) if begins <= a and b <= ends],
+        node_ttft_ms=[m["time_to_first_token_ms"] for m in metrics],
+        node_itl_ms=[m["mean_itl_ms"] for m in metrics],
+        node_p95_itl_ms=[m["p95_itl_ms"] for m in metrics],
+        node_max_itl_ms=[m["max_itl_ms"] for m in metrics],
+    )
+
+
+def of_bare(*, started: float, marks: Sequence[float], prompt_tokens: int, streams: int) -> Figures:
+    """What the bare loop did; its arguments are those of `bare.BareRun`."""
+    return Figures(
+        window_s=marks[-1] - marks[0],
+        tokens_per_s=streams * (len(marks) - 1) / (marks[-1] - marks[0]),
+        overall_per_s=streams * len(marks) / (marks[-1] - started),
+        requests=streams,
+        prompt_tokens=prompt_tokens,
+        ttft_ms=[(marks[0] - started) * 1000] * streams,
+        gaps_ms=[(b - a) * 1000 for a, b in pairwise(marks)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Middle:
+    """The median of some repeats, and their extremes."""
+
+    median: float
+    least: float
+    most: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Middle:
+        """Of at least one value."""
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def ratio(ours: Sequence[float], limit: Sequence[float]) -> Middle:
+    """What part of the limit was reached: of the ratios of each repeat, not of the medians.
+
+    The two values of a repeat were measured one right after the other, so that what else the machine did then is in
+    both of them.
+    """
+    return Middle.of([a / b for a, b in zip(ours, limit, strict=True)])

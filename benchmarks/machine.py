@@ -1,0 +1,86 @@
+"""The machine: what it is, and which process uses how much of its processors. Linux, from /proc."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+_PROC = Path("/proc")
+_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """Processor time so far, seconds: of some processes by their names, and of everything on the machine."""
+
+    of: Mapping[str, float]
+    machine: float
+    stolen: float
+
+    @classmethod
+    def now(cls, pids: Mapping[str, int]) -> Cpu:
+        """Read the clocks.
+
+        Raises:
+            FileNotFoundError: one of the processes is gone.
+        """
+        # user nice system idle iowait irq softirq steal (proc(5)); steal is what the hypervisor gave to others
+        line = (_PROC / "stat").read_text().splitlines()[0].split()
+        user, nice, system, _, _, irq, softirq, steal = (int(field) / _TICKS for field in line[1:9])
+        return cls({name: _used(pid) for name, pid in pids.items()}, user + nice + system + irq + softirq, steal)
+
+    def since(self, before: Cpu, *, seconds: float) -> dict[str, float]:
+        """Processors in use since then, by name; `others` is what none of the named processes used.
+
+        Args:
+            before: of the same processes.
+            seconds: the time in between.
+        """
+        ours = {name: used - before.of[name] for name, used in self.of.items()}
+        others = self.machine - before.machine - sum(ours.values()) + self.stolen - before.stolen
+        return {name: max(0.0, used) / seconds for name, used in {**ours, "others": others}.items()}
+
+
+def _used(pid: int) -> float:
+    """Seconds of processor time that a process has used, children that have ended not included."""
+    fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime; the name in brackets may have blanks
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """The command lines of all processes that a process has started, and those have started, by process id."""
+    parents: dict[int, int] = {}
+    for entry in _PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has just ended
+    found: dict[int, str] = {}
+    new = {pid}
+    while new := {child for child, parent in parents.items() if parent in new and child not in found}:
+        for child in new:
+            found[child] = _command(child)
+    return found
+
+
+def _command(pid: int) -> str:
+    try:
+        return (_PROC / str(pid) / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def description() -> str:
+    """The machine and the versions that count, in a line."""
+    lines = (_PROC / "cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    memory = int((_PROC / "meminfo").read_text().split()[1]) / 2**20
+    return (
+        f"{names[0] if names else platform.machine()}, {os.cpu_count()} CPUs, {memory:.0f} GiB; Linux "
+        f"{platform.release()}; Python {platform.python_version()}; llama-cpp-python {version('llama-cpp-python')}"
+    )

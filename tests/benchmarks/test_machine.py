@@ -1,0 +1,54 @@
+"""Where the processors' time goes is read right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.machine import Cpu, descendants, description
+
+
+def test_time_that_a_process_used_is_its_own() -> None:
+    before, started = Cpu.now({"me": os.getpid()}), time.process_time()
+    while time.process_time() < started + 0.1:
+        pass
+    used = Cpu.now({"me": os.getpid()}).of["me"] - before.of["me"]
+    assert used == pytest.approx(0.1, abs=0.05)  # the clock of /proc ticks 100 times a second
+
+
+def test_what_no_named_process_used_is_the_others() -> None:
+    before = Cpu({"engine": 10.0, "daemon": 1.0}, machine=100.0, stolen=0.0)
+    after = Cpu({"engine": 18.0, "daemon": 1.5}, machine=110.0, stolen=0.5)
+    assert after.since(before, seconds=5.0) == pytest.approx({"engine": 1.6, "daemon": 0.1, "others": 0.4})
+
+
+def test_a_process_that_is_gone_is_an_error_and_no_zero() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as child:
+        pass
+    with pytest.raises(FileNotFoundError):
+        Cpu.now({"child": child.pid})
+
+
+def test_children_of_children_are_found() -> None:
+    inner = "import sys; sys.stdin.read()"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}, 'the inner one'], check=True)"
+    with subprocess.Popen([sys.executable, "-c", outer, "the outer one"], stdin=subprocess.PIPE) as child:
+        try:
+            deadline = time.monotonic() + 20
+            found = descendants(os.getpid())
+            while not any(command.endswith("the inner one") for command in found.values()):
+                assert time.monotonic() < deadline, found
+                time.sleep(0.01)
+                found = descendants(os.getpid())
+            assert "the outer one" in found[child.pid]
+        finally:
+            assert child.stdin is not None
+            child.stdin.close()
+
+
+def test_the_machine_is_described() -> None:
+    assert f"{os.cpu_count()} CPUs" in description()
