@@ -16,6 +16,8 @@ from edged.daemon import Daemon
 from edged.testing import Answer, ScriptedEngine
 from tests.listener import Listener
 
+#: A request that the starter model goes on answering for as long as it may: it counts.
+ENDLESS = {"prompt": "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11,", "raw": True, "temperature": 0, "max_tokens": 2000}
 #: Loading the starter model takes a second; on a busy machine some more.
 _READY_S = 60.0
 

@@ -224,11 +224,6 @@ class Decoder:
         del self._buffer[:start]
         return messages
 
-    @property
-    def torn(self) -> bool:
-        """Whether the stream stands in the middle of a frame."""
-        return bool(self._buffer)
-
 
 def _message(body: bytes) -> Order | Report:
     try:

@@ -114,8 +114,3 @@ class Sequence:
     def is_decoding(self) -> bool:
         """One token to compute, and it brings the next one."""
         return self.pending == 1
-
-    @property
-    def is_finished(self) -> bool:
-        """Nothing more will come."""
-        return self.state is State.FINISHED

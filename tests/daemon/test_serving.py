@@ -10,7 +10,7 @@ import pytest
 
 from edged.wire.assembly import Reassembler
 from tests.listener import Listener
-from tests.nodes import NodeProcess
+from tests.nodes import ENDLESS, NodeProcess
 
 pytestmark = pytest.mark.model
 
@@ -79,7 +79,7 @@ def test_prompt_over_the_context_says_the_limit_and_the_size(node: NodeProcess, 
 
 
 def test_cancel_mid_stream_keeps_the_partial_text(node: NodeProcess, listener: Listener) -> None:
-    listener.publish(f"{node.base}/req/c1", {"prompt": "Count from 1 to 1000.", "max_tokens": 2000, "min_p": 0.3})
+    listener.publish(f"{node.base}/req/c1", ENDLESS)
     listener.chunk("c1")
     listener.publish(f"{node.base}/ctl/c1", "cancel")
     listener.publish(f"{node.base}/ctl/c1", '{"op":"cancel"}')
