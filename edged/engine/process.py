@@ -24,8 +24,8 @@ from edged.engine.protocol import Decoder, Failed, Load, Order, ProtocolError, R
 
 #: What the child starts with, where the operator's environment does not say otherwise. An abort must not start a
 #: debugger. And llama.cpp's threads wait for each other hundreds of times a token: when they spin for long, as is the
-#: default, whatever else wants a core makes them 5 to 20 times slower; when they sleep at once, half of the speed is
-#: gone on an idle machine. So they spin a little.
+#: default, whatever else wants a core makes them many times slower; when they sleep at once, half of the speed is gone
+#: on an idle machine. So they spin a little (docs/performance.md).
 _ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 #: First and longest wait before a child is started again, seconds; it doubles each time.
 _BACKOFF_S = (0.2, 30.0)
