@@ -189,7 +189,7 @@ class Model(_Section):
         4096,
         "Size of the KV cache, shared by all that run at the same time; also the most that one request may use.",
         unit="tokens",
-        ge=256,
+        ge=64,
         le=2**20,
     )
     parallel: int = _key(8, "How many requests are generated at the same time.", ge=1, le=128)
@@ -246,10 +246,10 @@ class Limits(_Section):
         256, "Requests that may wait; more are refused as overloaded.", unit="requests", ge=1, le=10_000
     )
     max_queue_per_client: int = _key(128, "Requests of one client that may wait.", unit="requests", ge=1, le=10_000)
-    max_payload: int = _key(2**18, "Size of a request.", unit="bytes", ge=1024, le=2**24)
+    max_payload: int = _key(2**18, "Size of a request.", unit="bytes", ge=16, le=2**24)
     max_tokens: int = _key(4096, "The most tokens that a request may ask for.", unit="tokens", ge=1, le=2**20)
     timeout_s: float = _key(
-        600, "The most time that a request may take, from its arrival to its end.", unit="s", ge=1, le=7 * 86_400
+        600, "The most time that a request may take, from its arrival to its end.", unit="s", ge=0.1, le=7 * 86_400
     )
 
 
@@ -266,7 +266,7 @@ class Journal(_Section):
         600,
         "How long an answered request is remembered; now: the Message Expiry of replies.",
         unit="s",
-        ge=10,
+        ge=1,
         le=30 * 86_400,
     )
 

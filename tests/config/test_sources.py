@@ -305,7 +305,7 @@ def test_a_consumers_own_mistakes_stay_errors_beside_a_broken_file_in_etc(
     etc.write_text("[mqtt]\nport = 0\n")
     with pytest.raises(ConfigError) as refused:
         load(explicit={"limits": {"timeout_s": 0}}, forgiving=True)
-    assert refused.value.problems == ("[limits] timeout_s: 0 is too small: at least 1 (from the command line)",)
+    assert refused.value.problems == ("[limits] timeout_s: 0 is too small: at least 0.1 (from the command line)",)
     named = tmp_path / "named.toml"
     named.write_text("[mqtt]\nport = 0\n")
     with pytest.raises(ConfigError):
