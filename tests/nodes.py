@@ -36,6 +36,8 @@ class NodeProcess:
             "EDGED_NODE__NAME": name,
             "EDGED_JOURNAL__PATH": str(directory / "state" / "journal.db"),
             "EDGED_SERVICE__GRACE_S": "5",
+            # One thread: two wait for each other, and for long where the tests themselves keep a core busy.
+            "EDGED_MODELS": '[{"path":"starter","threads":1}]',
             **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None

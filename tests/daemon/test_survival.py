@@ -74,7 +74,7 @@ def test_an_answer_that_the_broker_missed_is_delivered_when_it_returns(
 
 def test_sigterm_drains(broker: Broker, start_node: StartNode) -> None:
     """What runs may finish; what takes longer than the grace period is cancelled; the card says offline."""
-    node = start_node(broker, EDGED_SERVICE__GRACE_S="1", EDGED_MODELS='[{"path":"starter","parallel":1}]')
+    node = start_node(broker, EDGED_SERVICE__GRACE_S="1", EDGED_MODELS='[{"path":"starter","parallel":1,"threads":1}]')
     with Listener(broker.host, broker.port, f"{node.base}/#") as listener:
         listener.publish(f"{node.base}/req/runs", ENDLESS)
         listener.publish(f"{node.base}/req/waits", ENDLESS)
