@@ -35,10 +35,10 @@ from edged.core.presence import Presence
 from edged.core.queue import WaitingQueue
 from edged.core.settings import CoreSettings
 from edged.core.stream import Ending, Key, State, Stream
-from edged.wire.errors import ErrorCode, RequestError, TopicError
+from edged.wire.errors import ErrorCode
 from edged.wire.messages import Error, NodeState, Queue
-from edged.wire.request import MAX_SEED, parse_control
-from edged.wire.topics import Kind, RequestPath
+from edged.wire.request import MAX_SEED
+from edged.wire.topics import Kind
 
 #: So many ended requests are remembered, for whom another `cancel` is harmless.
 _RECENT = 1024
@@ -129,7 +129,7 @@ class Core:
                 if kind is Kind.CTL:
                     self._control(event, now)
                 elif kind is Kind.SESSION:
-                    raise self._misdirected(event, "`session`: conversations are not supported by this version")
+                    raise self._intake.misdirected(event, "`session`: conversations are not supported by this version")
                 else:
                     self._request(event, now)
             except Refusal as why:
@@ -191,32 +191,13 @@ class Core:
         raise Refusal(code, message, key.id, order.topic, public=order.unheard)
 
     def _control(self, event: MessageArrived, now: Now) -> None:
-        path = self._path(event)
-        if path is None or path.id is None:
-            raise self._misdirected(event, "a control topic names a request: ctl/ID or ctl/CLIENT/ID")
-        key = Key(path.client, path.id)
-        try:
-            parse_control(event.payload, max_bytes=self._settings.max_payload)
-        except RequestError as error:
-            raise Refusal(error.code, error.message, key.id, self._settings.topics.reply(path)) from None
+        key = self._intake.control(event)
         stream = self._streams.get(key)
         if stream is not None:
             self._cancel(stream, Ending("cancelled"), now)
         elif key not in self._recent:
             message = f"no request with id {key.id!r} is waiting or running here"
-            raise Refusal(ErrorCode.UNKNOWN_REQUEST, message, key.id, self._settings.topics.reply(path))
-
-    def _path(self, event: MessageArrived) -> RequestPath | None:
-        try:
-            return self._settings.topics.parse(event.topic).path
-        except TopicError:
-            return None
-
-    def _misdirected(self, event: MessageArrived, message: str) -> Refusal:
-        path = self._path(event)
-        if path is None or path.id is None:
-            return Refusal(ErrorCode.BAD_REQUEST, message, "-", None, public=True)
-        return Refusal(ErrorCode.BAD_REQUEST, message, path.id, self._settings.topics.reply(path))
+            raise Refusal(ErrorCode.UNKNOWN_REQUEST, message, key.id, self._settings.topics.reply(key.path))
 
     def _refuse(self, why: Refusal, event: MessageArrived, now: Now) -> None:
         retry_after_ms = None
@@ -325,17 +306,7 @@ class Core:
             self._meter.prompt_tokens += final.usage.prompt_tokens
         if stream.started is not None:
             self._service_s += _NEWEST * (now.mono - stream.started - self._service_s)
-        self._out.log(
-            "info",
-            "request",
-            id=stream.key.id,
-            **({"client": stream.key.client} if stream.key.client else {}),
-            model=stream.model,
-            finish_reason=ending.reason,
-            **({"code": str(ending.error.code)} if ending.error else {}),
-            **(final.usage.model_dump(exclude_defaults=True) if final.usage else {}),
-            **(final.metrics.model_dump(exclude_none=True) if final.metrics else {}),
-        )
+        self._out.log("info", "request", **stream.summary(final))
 
     # --- time ---
 

@@ -10,7 +10,7 @@ from edged.core.events import MessageArrived, Sampling
 from edged.core.settings import CoreSettings, ModelSettings
 from edged.core.stream import Key
 from edged.wire.errors import ErrorCode, RequestError, TopicError
-from edged.wire.request import Message, Request, parse_request
+from edged.wire.request import Message, Request, parse_control, parse_request
 from edged.wire.topics import Kind, RequestPath, check_publishable, check_reply_topic
 
 
@@ -108,6 +108,34 @@ class Intake:
             only_final=kind is Kind.ASK or not request.stream,
             unheard=unheard,
         )
+
+    def control(self, event: MessageArrived) -> Key:
+        """Read a message on a `ctl` topic, which can only be a `cancel`; returns which request it is about.
+
+        Raises:
+            Refusal: what is wrong, and where to say it.
+        """
+        path = self._path(event)
+        if path is None or path.id is None:
+            raise self.misdirected(event, "a control topic names a request: ctl/ID or ctl/CLIENT/ID")
+        try:
+            parse_control(event.payload, max_bytes=self._settings.max_payload)
+        except RequestError as error:
+            raise Refusal(error.code, error.message, path.id, self._settings.topics.reply(path)) from None
+        return Key(path.client, path.id)
+
+    def misdirected(self, event: MessageArrived, message: str) -> Refusal:
+        """The refusal of a message that is no request, for its reply topic if it has one."""
+        path = self._path(event)
+        if path is None or path.id is None:
+            return Refusal(ErrorCode.BAD_REQUEST, message, "-", None, public=True)
+        return Refusal(ErrorCode.BAD_REQUEST, message, path.id, self._settings.topics.reply(path))
+
+    def _path(self, event: MessageArrived) -> RequestPath | None:
+        try:
+            return self._settings.topics.parse(event.topic).path
+        except TopicError:
+            return None
 
     def _address(self, event: MessageArrived, made_id: str) -> tuple[Kind, RequestPath]:
         topics = self._settings.topics

@@ -20,6 +20,7 @@ from edged.wire.messages import (
     Usage,
 )
 from edged.wire.request import Request
+from edged.wire.topics import RequestPath
 
 #: `progress` messages of one stream come at least so far apart, seconds.
 _PROGRESS_S = 0.5
@@ -41,8 +42,13 @@ class Key:
     client: str | None
     id: str
 
+    @property
+    def path(self) -> RequestPath:
+        """The PATH of its topics."""
+        return RequestPath(self.id, self.client)
+
     def __str__(self) -> str:
-        return f"{self.client}/{self.id}" if self.client else self.id
+        return str(self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +183,18 @@ class Stream:
             metadata=self.request.metadata,
             error=ending.error,
         )
+
+    def summary(self, final: Final) -> dict[str, object]:
+        """What the log says of it, in one line: everything but what was asked and answered."""
+        return {
+            "id": self.key.id,
+            **({"client": self.key.client} if self.key.client else {}),
+            "model": self.model,
+            "finish_reason": final.finish_reason,
+            **({"code": str(final.error.code)} if final.error else {}),
+            **(final.usage.model_dump(exclude_defaults=True) if final.usage else {}),
+            **(final.metrics.model_dump(exclude_none=True) if final.metrics else {}),
+        }
 
     def _envelope(self, now: Now) -> dict[str, object]:
         seq, self._seq = self._seq, self._seq + 1
