@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from benchmarks.children import Bare, bare_loop, consume
 from benchmarks.consumer import Order
 from benchmarks.figures import BenchmarkError, EndedEarlyError, Figures, of_bare, of_node, replies
 from benchmarks.load import Load, Setup
-from benchmarks.machine import Cpu, descendants, description
+from benchmarks.machine import Cpu, await_quiet, descendants, description
 from benchmarks.report import Repeat, Result
 from deploy.stack import broker, daemon, find
-from edged.config import Settings, load
+from edged.config import load
 
 _NODE = "bench"
 #: Tokens of each answer in the turnover, where requests follow each other.
@@ -95,13 +95,14 @@ class Bench:
         return self.seed
 
 
-def measure(streams: Sequence[int], *, repeats: int, seconds: float, directory: Path) -> Result:
+def measure(streams: Sequence[int], *, repeats: int, seconds: float, patience_s: float, directory: Path) -> Result:
     """Start both sides and measure them in turns.
 
     Args:
         streams: numbers of streams.
         repeats: of every number.
         seconds: roughly, of one measurement.
+        patience_s: spent in all on waiting for a quiet machine, and on measuring again what others disturbed, seconds.
         directory: an empty one, for logs and state.
 
     Raises:
@@ -127,7 +128,8 @@ def measure(streams: Sequence[int], *, repeats: int, seconds: float, directory: 
             # The first answer: when it is here, the model is loaded and everything has been used once.
             consume(Order(port, _NODE, Load(1, 4, 0), _ONLINE_S))
             bench = Bench(bare, port, seconds, _pids())
-            measured = _take_turns(bench, streams, repeats, settings)
+            lengths = {n: min(settings.limits.max_tokens, bench.tokens(n, model.context)) for n in streams}
+            measured = take_turns(bench, lengths, repeats, patience_s)
         except BenchmarkError as error:
             raise BenchmarkError(f"{error}\n{child.error('wrote')}") from error
     return Result(
@@ -143,22 +145,31 @@ def measure(streams: Sequence[int], *, repeats: int, seconds: float, directory: 
     )
 
 
-def _take_turns(bench: Bench, streams: Sequence[int], repeats: int, settings: Settings) -> list[Repeat]:
-    room = settings.models[0].context
-    tokens = {n: min(settings.limits.max_tokens, bench.tokens(n, room)) for n in streams}
+def take_turns(bench: Bench, lengths: Mapping[int, int], repeats: int, patience_s: float) -> list[Repeat]:
+    """Measure every number of streams so often; `lengths` are the tokens of an answer, by number of streams."""
     measured = []
     for number in range(repeats):
-        for n in streams:
-            repeat = bench.repeat(n, tokens[n], bare_first=number % 2 == 0)
+        for streams, tokens in lengths.items():
+            repeat = bench.repeat(streams, tokens, bare_first=number % 2 == 0)
+            _tell(f"repeat {number + 1} of {repeats}", repeat)
+            while repeat.disturbed and patience_s > 0:
+                began = time.monotonic()
+                await_quiet(patience_s)
+                repeat = bench.repeat(streams, tokens, bare_first=number % 2 == 0)
+                _tell("again", repeat)
+                patience_s -= time.monotonic() - began
             measured.append(repeat)
-            bare, node = repeat.bare.tokens_per_s, repeat.node.tokens_per_s
-            print(
-                f"repeat {number + 1} of {repeats}, {n} streams: bare {bare:.1f} tokens/s, edged {node:.1f}, ratio "
-                f"{node / bare:.3f}; processors that others used: {repeat.cpus['bare_others']:.2f} beside bare, "
-                f"{repeat.cpus['others']:.2f} beside edged",
-                file=sys.stderr,
-            )
     return measured
+
+
+def _tell(what: str, repeat: Repeat) -> None:
+    """Show progress."""
+    bare, node = repeat.bare.tokens_per_s, repeat.node.tokens_per_s
+    print(
+        f"{what}, {repeat.streams} streams: bare {bare:.1f} tokens/s, edged {node:.1f}, ratio {node / bare:.3f}; "
+        f"processors that others used: {repeat.cpus['bare_others']:.2f}, {repeat.cpus['others']:.2f}",
+        file=sys.stderr,
+    )
 
 
 def _pids() -> dict[str, int]:

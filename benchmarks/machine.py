@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+#: What other processes may use beside a measurement: processors.
+QUIET = 0.1
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -41,8 +44,27 @@ class Cpu:
             seconds: the time in between.
         """
         ours = {name: used - before.of[name] for name, used in self.of.items()}
-        others = self.machine - before.machine - sum(ours.values()) + self.stolen - before.stolen
-        return {name: max(0.0, used) / seconds for name, used in {**ours, "others": others}.items()}
+        rest = self.machine - before.machine - sum(ours.values()) + self.stolen - before.stolen
+        return {name: max(0.0, used) / seconds for name, used in {**ours, "others": rest}.items()}
+
+
+def others(seconds: float) -> float:
+    """Processors that are in use, watched for so many seconds in which the caller sleeps."""
+    before = Cpu.now({})
+    time.sleep(seconds)
+    return Cpu.now({}).since(before, seconds=seconds)["others"]
+
+
+def await_quiet(patience_s: float, *, watch: Callable[[float], float] = others) -> None:
+    """Wait until nobody uses the machine, at most so many seconds.
+
+    Args:
+        patience_s: seconds.
+        watch: tells how many processors were in use while it slept for the seconds that it is given.
+    """
+    deadline = time.monotonic() + patience_s
+    while time.monotonic() < deadline and watch(1.0) > QUIET:
+        pass
 
 
 def _used(pid: int) -> float:

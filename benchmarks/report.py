@@ -10,9 +10,7 @@ from statistics import fmean, median
 from typing import Any
 
 from benchmarks.figures import Figures, Middle, Spread, ratio
-
-#: What other processes may use beside a measurement: processors.
-_QUIET = 0.1
+from benchmarks.machine import QUIET
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +33,7 @@ class Repeat:
     @property
     def disturbed(self) -> bool:
         """Whether other processes took so much from one side that the ratio says little."""
-        return max(self.cpus["others"], self.cpus["bare_others"]) > _QUIET
+        return max(self.cpus["others"], self.cpus["bare_others"]) > QUIET
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +153,7 @@ def _warnings(result: Result) -> list[str]:
     used = sum(repeat.disturbed for n in result.streams for repeat in result.of(n))
     most = max(r.cpus[name] for r in result.repeats for name in ("others", "bare_others"))
     text = (
-        f"In {disturbed} of {len(result.repeats)} repeats other processes used more than {_QUIET} processors (at most "
+        f"In {disturbed} of {len(result.repeats)} repeats other processes used more than {QUIET} processors (at most "
         f"{most:.2f}). {disturbed - used} of them were left out"
     )
     return ["", f"{text}; {used} were not, for want of better ones: their ratios say little." if used else f"{text}."]

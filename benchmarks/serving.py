@@ -36,14 +36,24 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="make bench", description="Throughput and latency through MQTT, and the limit."
     )
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8], metavar="N", help="default: 1 4 8")
-    parser.add_argument("--repeats", type=int, help="of every number of streams (default: 3)")
-    parser.add_argument("--seconds", type=float, help="roughly, of one measurement (default: 10)")
-    parser.add_argument("--quick", action="store_true", help="one repeat of 3 seconds, for a first look")
+    parser.add_argument("--repeats", type=int, help="of every number of streams (default: 5)")
+    parser.add_argument("--seconds", type=float, help="roughly, of one measurement (default: 5)")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        metavar="SECONDS",
+        help="spent in all on waiting until nothing else uses the machine, and on measuring again what was disturbed "
+        "(default: 90)",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="one repeat of 3 seconds and no patience, for a first look"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw them there")
     args = parser.parse_args(argv)
-    args.repeats = args.repeats or (1 if args.quick else 3)
-    args.seconds = args.seconds or (3.0 if args.quick else 10.0)
+    args.repeats = args.repeats or (1 if args.quick else 5)
+    args.patience = args.patience if args.patience is not None else 0.0 if args.quick else 90.0
+    args.seconds = args.seconds or (3.0 if args.quick else 5.0)
     if min(args.streams) < 1 or args.repeats < 1 or args.seconds <= 0:
         parser.error("--streams, --repeats and --seconds are greater than 0")
     return args
@@ -55,7 +65,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals_end_the_block()
     try:
         with tempfile.TemporaryDirectory(prefix="edged-bench-") as name:
-            result = measure(args.streams, repeats=args.repeats, seconds=args.seconds, directory=Path(name))
+            result = measure(
+                args.streams,
+                repeats=args.repeats,
+                seconds=args.seconds,
+                patience_s=args.patience,
+                directory=Path(name),
+            )
     except (BenchmarkError, StackError, ConfigError, ModelFileError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 1

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from benchmarks.machine import Cpu, descendants, description
+from benchmarks.machine import Cpu, await_quiet, descendants, description
 
 
 def test_time_that_a_process_used_is_its_own() -> None:
@@ -48,6 +48,20 @@ def test_children_of_children_are_found() -> None:
         finally:
             assert child.stdin is not None
             child.stdin.close()
+
+
+def test_a_busy_machine_is_waited_for() -> None:
+    seen = [1.0, 0.5, 0.0, 1.0]
+    await_quiet(60, watch=lambda _seconds: seen.pop(0))
+    assert seen == [1.0]
+
+
+def test_a_machine_that_stays_busy_is_not_waited_for_without_end() -> None:
+    def busy(_seconds: float) -> float:
+        time.sleep(0.01)
+        return 1.0
+
+    await_quiet(0.05, watch=busy)
 
 
 def test_the_machine_is_described() -> None:
