@@ -60,6 +60,7 @@ class Listener:
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector, which warns
 
     def publish(self, topic: str, payload: str | bytes | dict[str, Any] = b"", *, qos: int = 1, retain: bool = False,
                 **properties: Any) -> None:  # fmt: skip

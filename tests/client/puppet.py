@@ -172,6 +172,7 @@ class PuppetNode:
     def close(self) -> None:
         self._paho.disconnect()
         self._paho.loop_stop()
+        self._paho._reset_sockets()  # paho leaves its wake-up pair to the garbage collector, which warns
 
     def __enter__(self) -> Self:
         return self

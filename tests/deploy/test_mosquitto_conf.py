@@ -133,6 +133,7 @@ class User:
     def close(self) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+        self._client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector, which warns
 
     def _hear(self, _client: paho.Client, _data: object, message: paho.MQTTMessage) -> None:
         topic = message.topic.removeprefix(f"{DEFAULT_ROOT}/")

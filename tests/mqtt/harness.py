@@ -123,6 +123,7 @@ class Consumer:
     def __exit__(self, *_: object) -> None:
         self.client.disconnect()
         self.client.loop_stop()
+        self.client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector, which warns
 
     def next(self) -> MQTTMessage:
         return self._messages.get(timeout=PATIENCE_S)

@@ -73,6 +73,7 @@ def test_plain_paho_overtakes_its_own_resend() -> None:
         finally:
             client.disconnect()
             client.loop_stop()
+            client._reset_sockets()  # paho leaves its wake-up pair to the garbage collector, which warns
         assert [int(publish.topic) for publish in broker.published] == [0, 1, 2, 3, 0, 1, 2]
         assert overtakings(broker.published) == [(3, 0)]
 
