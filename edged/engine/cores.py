@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import os
 from pathlib import Path
 
+from edged.engine import cgroup
+
 _CPUS = Path("/sys/devices/system/cpu")
-_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def usable_cores() -> int:
@@ -29,10 +29,6 @@ def _siblings(cpu: int) -> str:
 
 
 def _quota() -> int:
-    """The whole CPUs that the cgroup (version 2) grants; a great number where it grants all."""
-    try:
-        path = next(line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::"))
-        quota, period = (_CGROUPS / path.lstrip("/") / "cpu.max").read_text().split()
-        return math.floor(int(quota) / int(period))
-    except (OSError, StopIteration, ValueError):  # no cgroup v2, no limit file, or "max"
-        return 2**16
+    """The whole CPUs that the control groups grant; a great number where they grant all."""
+    limits = [(cgroup.value(group, "cpu.max") or "max").split() for group in cgroup.groups()]
+    return min((int(one[0]) // int(one[1]) for one in limits if one[0].isdigit()), default=2**16)

@@ -50,6 +50,9 @@ class ModelFile:
         size: bytes.
         context: the context length the model was trained for, tokens.
         size_label: the model's size as its makers put it, e.g. `135M`.
+        kv_numbers: that the KV cache holds for each token.
+        vocabulary: how many tokens there are.
+        width: of the model, `embedding_length`.
     """
 
     path: Path
@@ -59,6 +62,13 @@ class ModelFile:
     size_label: str | None = None
     quantisation: str | None = None
     context: int | None = None
+    kv_numbers: int | None = None
+    vocabulary: int | None = None
+    width: int | None = None
+
+
+class _Array(int):
+    """How long an array is; of its values nothing is kept."""
 
 
 def resolve(path: str) -> Path:
@@ -113,7 +123,11 @@ def describe(path: Path) -> ModelFile:
         raise ModelFileError(f"model file {str(path)!r} is no GGUF file, or is damaged: {error}") from error
     architecture = _text(meta.get("general.architecture"))
     file_type = meta.get("general.file_type")
-    context = meta.get(f"{architecture}.context_length")
+    count = {
+        key.removeprefix(f"{architecture}."): value
+        for key, value in meta.items()
+        if key.startswith(f"{architecture}.") and type(value) is int and value > 0
+    }
     return ModelFile(
         path=path,
         size=size,
@@ -121,8 +135,27 @@ def describe(path: Path) -> ModelFile:
         name=_text(meta.get("general.name")),
         size_label=_text(meta.get("general.size_label")),
         quantisation=_FILE_TYPES.get(file_type) if isinstance(file_type, int) else None,
-        context=context if isinstance(context, int) else None,
+        context=count.get("context_length"),
+        kv_numbers=_kv_numbers(meta, count),
+        vocabulary=tokens if isinstance(tokens := meta.get("tokenizer.ggml.tokens"), _Array) else None,
+        width=count.get("embedding_length"),
     )
+
+
+def _kv_numbers(meta: dict[str, object], count: dict[str, int]) -> int | None:
+    """Numbers in the KV cache for each token: keys and values of every layer; None where it is not as simple as that.
+
+    It is not where layers differ, remember only a window, compress their keys, or have states instead.
+    """
+    special = ("sliding_window", "kv_lora_rank", ".ssm.", "wkv", "shortconv")
+    heads, layers, width = (count.get(name) for name in ("attention.head_count", "block_count", "embedding_length"))
+    if not heads or not layers or not width or any(word in key for key in meta for word in special):
+        return None
+    if any(isinstance(value, _Array) and ".attention." in key for key, value in meta.items()):
+        return None
+    kv_heads = count.get("attention.head_count_kv", heads)
+    each = [count.get(f"attention.{what}_length", width // heads) for what in ("key", "value")]
+    return layers * kv_heads * sum(each)
 
 
 def _text(value: object) -> str | None:
@@ -169,15 +202,15 @@ def _value(file: BinaryIO, kind: int) -> object:
     if kind == _STRING:
         return _string(file)
     if kind == _ARRAY:
-        _skip_array(file)
-        return None
+        return _skip_array(file)
     if kind not in _NUMBERS:
         raise ValueError(f"a value of unknown type {kind} in its header")
     (number,) = _unpack(file, "<" + _NUMBERS[kind])
     return number
 
 
-def _skip_array(file: BinaryIO) -> None:
+def _skip_array(file: BinaryIO) -> _Array:
+    """Pass over an array; returns how long it is."""
     kind, count = _unpack(file, "<IQ")
     if kind == _STRING:  # a vocabulary has 10^5 of them
         for _ in range(count):
@@ -189,3 +222,4 @@ def _skip_array(file: BinaryIO) -> None:
         file.seek(size, os.SEEK_CUR)
     else:
         raise ValueError(f"an array of values of type {kind} in its header")
+    return _Array(count)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
 import llama_cpp as llama
 
+from edged.engine.cores import usable_cores
+from edged.engine.protocol import Load
+
 #: Most tokens in one `llama_decode`; a prompt longer than this is prefilled in several steps.
 BATCH_TOKENS = 512
-#: Tokens that llama.cpp computes at once. The compute buffer grows with it, the speed on a CPU does not.
-_UBATCH_TOKENS = 64
+_FLASH_ATTENTION = {
+    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
+    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
+    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
+}
+_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
 
 #: llama.cpp's ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before.
 _LOG_LEVELS = {1: "debug", 2: "debug", 3: "warning", 4: "error"}
@@ -22,17 +30,31 @@ _LOG_CONTINUES = 5
 
 #: What `llama_decode` returns when the KV cache has no room for the batch; then nothing has changed.
 NO_ROOM = 1
+#: What it returns when it was aborted; what was computed of the batch is to be taken back.
+ABORTED = 2
+#: Sequence ids that keep cached prefixes, at least; each makes some buffers larger.
+_CACHED = 16
+#: llama.cpp has no more (LLAMA_MAX_SEQ).
+_MOST_SEQUENCES = 256
 
 
 class ModelError(RuntimeError):
-    """llama.cpp could not load the file or make a context for it; the message says what to do."""
+    """llama.cpp could not load the file or make a context for it; the message says what to do.
+
+    Attributes:
+        error: `unavailable` or `out_of_memory`.
+    """
+
+    def __init__(self, message: str, error: str = "unavailable") -> None:
+        super().__init__(message)
+        self.error = error
 
 
 class DecodeError(RuntimeError):
     """`llama_decode` failed.
 
     Attributes:
-        code: `NO_ROOM`, 2 aborted, -1 invalid batch, below -1 fatal.
+        code: `NO_ROOM`, `ABORTED`, -1 invalid batch, below -1 fatal.
     """
 
     def __init__(self, code: int) -> None:
@@ -44,23 +66,66 @@ class LogTap:
     """Hands llama.cpp's log on, line by line; has to live as long as llama.cpp may write.
 
     Keeps the last warnings and errors, because the reason why a load failed stands only there.
+
+    Args:
+        sink: takes the level and the text of a line.
+        muted: whether what is written now is of no interest: llama.cpp calls it an error to be aborted.
     """
 
-    def __init__(self, sink: Callable[[str, str], None]) -> None:
+    def __init__(self, sink: Callable[[str, str], None], muted: Callable[[], bool] = lambda: False) -> None:
         self._sink = sink
+        self._muted = muted
         self._level = "debug"
         self.complaints: list[str] = []
         self._callback = llama.llama_log_callback(self._line)
         llama.llama_log_set(self._callback, ctypes.c_void_p(0))
 
+    @property
+    def why(self) -> str:
+        """What llama.cpp has complained of last, for a sentence about what it did not do."""
+        return "; ".join(self.complaints) or "llama.cpp gave no reason"
+
     def _line(self, level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
         if level != _LOG_CONTINUES:
             self._level = _LOG_LEVELS.get(level, "debug")
         line = text.decode("utf-8", errors="replace").strip()
-        if not line or self._level == "debug":
+        if not line or self._level == "debug" or self._muted():
             return
         self.complaints = [*self.complaints[-4:], line]
         self._sink(self._level, line)
+
+
+def offloads(load: Load) -> bool:
+    """Whether layers of the model go to a GPU, and so not into this machine's memory."""
+    return bool(load.gpu_layers and llama.llama_supports_gpu_offload())
+
+
+def open_file(path: Path, *, gpu_layers: int, on_progress: Callable[[float], None], log: LogTap) -> int:
+    """Load a GGUF file, without a context; returns llama.cpp's `llama_model`, which the caller frees.
+
+    Args:
+        path: the file.
+        gpu_layers: layers to offload; no effect in a build without a GPU backend.
+        on_progress: called with the fraction that is done.
+        log: of llama.cpp.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    llama.llama_backend_init()
+    params = llama.llama_model_default_params()
+    params.n_gpu_layers = gpu_layers
+
+    def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
+        on_progress(fraction)
+        return True
+
+    callback = llama.llama_progress_callback(progress)
+    params.progress_callback = callback
+    pointer: int | None = llama.llama_model_load_from_file(os.fsencode(path), params)
+    if not pointer:
+        raise ModelError(f"llama.cpp cannot load {path.name!r}: {log.why}")
+    return pointer
 
 
 class Vocabulary:
@@ -124,12 +189,16 @@ class Model:
     """A model and one context for it, whose unified KV cache all sequences share.
 
     Args:
-        path: the GGUF file.
-        context: cells of the KV cache, tokens; cut to what the model was trained for.
-        parallel: sequences that can be in a batch.
-        threads: CPU threads.
-        gpu_layers: layers to offload; no effect in a build without a GPU backend.
+        load: what to load, and how. Its context is cut to what the model was trained for.
         on_progress: called while loading with the fraction that is done.
+        log: of llama.cpp.
+        abort_flag: address of a C string; `decode` is aborted as soon as it has one character and not none, where the
+            model's cache allows that.
+
+    Attributes:
+        context: cells of the KV cache, tokens.
+        batch: most tokens in one `decode`; no more than the context that was asked for.
+        sequences: llama.cpp's sequence ids: the first `parallel` for those that run, the rest for cached prefixes.
 
     Raises:
         ModelError: the file cannot be loaded, or there is no memory for the context.
@@ -137,55 +206,62 @@ class Model:
 
     def __init__(
         self,
-        path: Path,
+        load: Load,
         *,
-        context: int,
-        parallel: int,
-        threads: int,
-        gpu_layers: int,
         on_progress: Callable[[float], None],
         log: LogTap,
+        abort_flag: int | None = None,
     ) -> None:
-        llama.llama_backend_init()
-        params = llama.llama_model_default_params()
-        params.n_gpu_layers = gpu_layers
-
-        def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
-            on_progress(fraction)
-            return True
-
-        progress_callback = llama.llama_progress_callback(progress)
-        params.progress_callback = progress_callback
-        pointer = llama.llama_model_load_from_file(os.fsencode(path), params)
-        if not pointer:
-            why = "; ".join(log.complaints) or "llama.cpp gave no reason"
-            raise ModelError(f"llama.cpp cannot load {path.name!r}: {why}")
-        self._pointer: int = pointer
+        pointer = self._pointer = open_file(
+            Path(load.path), gpu_layers=load.gpu_layers, on_progress=on_progress, log=log
+        )
         vocab = llama.llama_model_get_vocab(pointer)
         self.vocabulary = Vocabulary(vocab)
-        self.parallel = parallel
-        self.threads = threads
-        self._context = self._new_context(min(context, llama.llama_model_n_ctx_train(pointer) or context), path, log)
+        self.parallel = load.parallel
+        self.threads = load.threads or usable_cores()
+        self.ubatch = min(load.ubatch, load.context)
+        cached = max(_CACHED, load.parallel) if load.prefix_cache and self._shares else 0
+        self.sequences = max(load.parallel, min(_MOST_SEQUENCES, load.parallel + cached))
+        trained = llama.llama_model_n_ctx_train(pointer) or load.context
+        self._context = self._new_context(replace(load, context=min(load.context, trained)), log)
         self.context: int = llama.llama_n_ctx(self._context)
+        self.batch: int = llama.llama_n_batch(self._context)
         self._memory = llama.llama_get_memory(self._context)
+        if abort_flag is not None and self._shares:
+            # Only where what a step has computed can be taken back: other caches have let go of what was before it.
+            # Called for every node of the graph: strlen is as good as a callback of ours, and needs no GIL.
+            self._abort = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
+            llama.llama_set_abort_callback(self._context, self._abort, ctypes.c_void_p(abort_flag))
 
-    def _new_context(self, size: int, path: Path, log: LogTap) -> int:
+    def _new_context(self, load: Load, log: LogTap) -> int:
         params = llama.llama_context_default_params()
-        params.n_ctx = size
+        params.n_ctx = load.context
         params.n_batch = BATCH_TOKENS
-        params.n_ubatch = _UBATCH_TOKENS
-        params.n_seq_max = self.parallel
-        params.n_outputs_max = self.parallel
+        params.n_ubatch = load.ubatch
+        params.n_seq_max = params.n_outputs_max = self.sequences
         params.n_threads = params.n_threads_batch = self.threads
+        params.type_k = params.type_v = _KV_TYPES[load.kv_type]
+        params.flash_attn_type = _FLASH_ATTENTION[load.flash_attention]
         params.kv_unified = True
         params.no_perf = True
         context = llama.llama_init_from_model(self._pointer, params)
         if not context:
-            why = "; ".join(log.complaints) or "llama.cpp gave no reason"
             raise ModelError(
-                f"no context of {size} tokens for {path.name!r}: {why}; a smaller `context` needs less memory"
+                f"no context of {load.context} tokens for {Path(load.path).name!r}: {log.why}; "
+                "a smaller `context` needs less memory",
+                "out_of_memory",
             )
         return int(context)
+
+    @property
+    def _shares(self) -> bool:
+        """Whether the cache is one of attention over all tokens, whose cells can be shared and cut.
+
+        Recurrent states cannot, and a sliding window has forgotten what a shorter beginning would need.
+        """
+        pointer = self._pointer
+        stateful = llama.llama_model_is_recurrent(pointer) or llama.llama_model_is_hybrid(pointer)
+        return not stateful and not llama.llama_model_n_swa(pointer)
 
     @property
     def context_pointer(self) -> int:
@@ -219,9 +295,17 @@ class Model:
         if code:
             raise DecodeError(code)
 
-    def forget(self, sequence: int) -> None:
-        """Free a sequence's cells in the KV cache."""
-        llama.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let the target own the source's cells of positions `start` to `end` (exclusive) as well."""
+        llama.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def drop(self, sequence: int, start: int = 0, end: int | None = None) -> bool:
+        """Take away a sequence's cells of positions `start` to `end` (exclusive; None = all that follow).
+
+        Returns:
+            False where this model's cache can only be dropped whole, and nothing was done.
+        """
+        return bool(llama.llama_memory_seq_rm(self._memory, sequence, start, -1 if end is None else end))
 
     def close(self) -> None:
         """Free the context and the model."""

@@ -1,7 +1,8 @@
 """The daemon's handle on one engine: starts the child process, talks to it, and starts it again when it dies.
 
 One thread per engine does all of that; it waits in one selector for the child's reports, for its standard error, and
-for orders from the daemon. Nothing in the daemon can be blocked by a child that hangs: orders wait in a buffer.
+for orders from the daemon. Nothing in the daemon can be blocked by a child that hangs: orders wait in a buffer, and
+while the child has work the thread looks once a second whether it gets on with it (`edged.engine.watch`).
 """
 
 from __future__ import annotations
@@ -20,17 +21,32 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import IO
 
-from edged.engine.protocol import Decoder, Failed, Load, Order, ProtocolError, Ready, Report, encode
+from edged.engine import cgroup
+from edged.engine.protocol import (
+    Cancel,
+    Decoder,
+    Failed,
+    Load,
+    Order,
+    ProtocolError,
+    Ready,
+    Report,
+    encode,
+)
+from edged.engine.pulse import Pulse
+from edged.engine.watch import Patience, Watch
 
 #: What the child starts with, where the operator's environment does not say otherwise. An abort must not start a
 #: debugger. And llama.cpp's threads wait for each other hundreds of times a token: when they spin for long, as is the
 #: default, whatever else wants a core makes them many times slower; when they sleep at once, half of the speed is gone
 #: on an idle machine. So they spin a little (docs/performance.md).
-_ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
+ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
 #: First and longest wait before a child is started again, seconds; it doubles each time.
 _BACKOFF_S = (0.2, 30.0)
 #: A child that has served for so long was not broken: the next wait is the first again. Seconds.
 _STEADY_S = 60.0
+#: A step that has so long to go is aborted when a request is cancelled, and begun anew without it. Seconds.
+_WORTH_ABORTING_S = 0.03
 #: How long a child may take to end once its socket is closed, before it is killed. Seconds.
 _GRACE_S = 2.0
 #: So much of the end of the child's standard error is kept to explain its death. Characters.
@@ -47,10 +63,14 @@ class Lost:
 
     Attributes:
         retry_in_s: seconds until then.
+        error: why the model could not be loaded, as `Failed` has it; empty where it was loaded, or died without a word.
+        outside: it was killed from outside, by no fault of what it was generating.
     """
 
     reason: str
     retry_in_s: float
+    error: str = ""
+    outside: bool = False
 
 
 class EngineProcess:
@@ -60,7 +80,9 @@ class EngineProcess:
         load: what the child has to load.
         report: called with the number of the child (1, 2, …) and each report of it, from this engine's thread; must
             not block.
-        command: the child's command line; the number of its socket is appended. Tests put a scripted worker here.
+        command: the child's command line; the numbers of the page and the socket that it shares with this process are
+            appended. Tests put a scripted worker here.
+        patience: how long a child that has work may do nothing.
     """
 
     def __init__(
@@ -69,10 +91,12 @@ class EngineProcess:
         report: Callable[[int, Report | Lost], None],
         *,
         command: tuple[str, ...] = (sys.executable, "-m", "edged.engine.worker"),
+        patience: Patience = Patience(),  # noqa: B008 - frozen
     ) -> None:
         self._load = load
         self._report = report
         self._command = command
+        self._patience = patience
         self._orders: deque[tuple[int, Order]] = deque()
         self._woken, self._waker = socket.socketpair()
         self._waker.setblocking(False)
@@ -119,66 +143,93 @@ class EngineProcess:
         while not self._stopping.is_set():
             self._number += 1
             started = time.monotonic()
-            reason = self._serve()
+            death = self._serve()
             if self._stopping.is_set():
                 return
             if time.monotonic() - started > _STEADY_S:
                 wait = _BACKOFF_S[0]
-            self._report(self._number, Lost(reason, wait))
+            self._report(self._number, Lost(death.reason, wait, death.error, death.outside))
             self._stopping.wait(wait)
             wait = min(wait * 2, _BACKOFF_S[1])
 
-    def _serve(self) -> str:
+    def _serve(self) -> _Death:
         """Start a child and serve it until it is gone; returns why it is."""
         try:
             ours, theirs = socket.socketpair()
+            pulse = Pulse()
         except OSError as error:
-            return f"its process cannot be started: {error}"
-        with ours, theirs:
+            return _Death(f"its process cannot be started: {error}")
+        killed = oom_kills()
+        with ours, theirs, contextlib.closing(pulse):
             try:
-                child = self._child = self._spawn(theirs)
+                child = self._child = self._spawn(theirs, pulse)
             except OSError as error:
-                return f"its process cannot be started: {error}"
+                return _Death(f"its process cannot be started: {error}")
             theirs.close()
             dialogue = _Dialogue(ours, child, self._woken)
             try:
-                reason = self._converse(dialogue)
+                death = self._converse(dialogue, pulse, Watch(child.pid, pulse, self._patience))
             except ProtocolError as error:
-                reason = f"it sent nonsense ({error})"
+                death = _Death(f"it sent nonsense ({error})")
             except OSError as error:
-                reason = f"its socket failed ({error})"
-        code = _end(child)
+                death = _Death(f"its socket failed ({error})")
+        code = _end(child, at_once=death.hung)
         self._child = None
-        return f"{reason or _obituary(code)}{dialogue.last_words()}"
+        if not death.reason:
+            short = oom_kills() > killed
+            outside = -code in (signal.SIGKILL, signal.SIGTERM) and not short
+            death = _Death(f"{obituary(code)}{' because memory ran out' if short else ''}", outside=outside)
+        return replace(death, reason=f"{death.reason}{dialogue.last_words()}")
 
-    def _spawn(self, theirs: socket.socket) -> subprocess.Popen[bytes]:
+    def _spawn(self, theirs: socket.socket, pulse: Pulse) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - our own module, no shell
-            [*self._command, str(theirs.fileno())],
+            [*self._command, str(pulse.fd), str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            pass_fds=[theirs.fileno()],
-            env=_ENVIRONMENT | os.environ,
+            pass_fds=[pulse.fd, theirs.fileno()],
+            env=ENVIRONMENT | os.environ,
             start_new_session=True,  # signals of a terminal are the daemon's to handle
         )
 
-    def _converse(self, dialogue: _Dialogue) -> str:
-        """Pass orders and reports until the child is gone, or is to go; returns its own reason, if it gave one."""
+    def _converse(self, dialogue: _Dialogue, pulse: Pulse, watch: Watch) -> _Death:
+        """Pass orders and reports until the child is gone, or is to go; returns why, where it is not just gone."""
         dialogue.send(self._load)
         while not self._stopping.is_set():
-            for report in dialogue.wait():
+            for report in dialogue.wait(watch.timeout(time.monotonic())):
+                watch.heard(report)
                 if isinstance(report, Ready):
                     self._load = replace(self._load, digest=report.digest)  # the next child need not read it all
                 self._report(self._number, report)
                 if isinstance(report, Failed):
-                    return report.message
+                    return _Death(report.message, report.error)
             if dialogue.ended:
-                return ""
+                return _Death()
             while self._orders:
                 number, order = self._orders.popleft()
                 if number == self._number:
                     dialogue.send(order)
-        return ""
+                    watch.sent(order)
+                    if isinstance(order, Cancel) and order.uid in watch.at_work:
+                        _abort(pulse)
+            if why := watch.look(time.monotonic()):
+                return _Death(why, hung=True)
+        return _Death()
+
+
+@dataclass(frozen=True, slots=True)
+class _Death:
+    """Why a child is gone, or to go.
+
+    Attributes:
+        reason: empty where its exit code has to tell.
+        hung: it does not react, so it need not be asked to end.
+    """
+
+    reason: str = ""
+    error: str = ""
+    outside: bool = False
+    hung: bool = False
 
 
 class _Dialogue:
@@ -204,10 +255,10 @@ class _Dialogue:
         self._unsent += encode(order)
         self._flush()
 
-    def wait(self) -> list[Report]:
-        """Wait until something happens; the reports that came."""
+    def wait(self, timeout_s: float | None) -> list[Report]:
+        """Wait until something happens, at most so long; the reports that came."""
         reports: list[Report] = []
-        for key, mask in self._selector.select():
+        for key, mask in self._selector.select(timeout_s):
             if key.fileobj is self._woken:
                 self._woken.recv(_READ)
             elif key.fileobj is self._stderr:
@@ -262,8 +313,22 @@ class _Dialogue:
         return bool(data)
 
 
-def _end(child: subprocess.Popen[bytes]) -> int:
+def _abort(pulse: Pulse) -> None:
+    """Have the child read its orders soon, if it is in a step that has long to go, or nobody knows how long."""
+    if pulse.turn % 2 and not 0 < pulse.expected_s < _WORTH_ABORTING_S:
+        pulse.abort()
+
+
+def oom_kills() -> int:
+    """How many processes of this control group the kernel has killed for want of memory; 0 where it does not say."""
+    counts = (cgroup.number(group, "memory.events", "oom_kill") for group in cgroup.groups())
+    return next((count for count in counts if count is not None), 0)
+
+
+def _end(child: subprocess.Popen[bytes], *, at_once: bool) -> int:
     """Wait for a child whose socket is closed, kill it if it does not end; returns its exit code."""
+    if at_once:
+        child.kill()
     try:
         return child.wait(_GRACE_S)
     except subprocess.TimeoutExpired:
@@ -271,7 +336,8 @@ def _end(child: subprocess.Popen[bytes]) -> int:
         return child.wait()
 
 
-def _obituary(code: int) -> str:
+def obituary(code: int) -> str:
+    """How a process ended, by its exit code as `subprocess` tells it."""
     if code >= 0:
         return f"its process ended with exit code {code}"
     try:

@@ -32,7 +32,12 @@ class Load:
         context: size of the KV cache in tokens, shared by all sequences.
         parallel: sequences generated at the same time.
         threads: CPU threads; 0 = one for each physical core.
+        ubatch: tokens that llama.cpp computes at once.
+        flash_attention: `auto`, `on` or `off`.
+        kv_type: of the numbers in the KV cache, `f16` or `q8_0`.
+        prefix_cache: keep what was computed for those who begin alike.
         itl_target_ms: while sequences are generating, the longest step that prefill may cause, milliseconds.
+        hold_ms: text may wait for more text for so long before it is reported, milliseconds.
         digest: of the file, where it is known; empty = the child reads it all once and tells.
     """
 
@@ -42,13 +47,25 @@ class Load:
     parallel: int = 8
     threads: int = 0
     gpu_layers: int = 0
-    itl_target_ms: float = 100.0
+    ubatch: int = 64
+    flash_attention: str = "auto"
+    kv_type: str = "f16"
+    prefix_cache: bool = True
+    itl_target_ms: float = 50.0
+    hold_ms: float = 0.0
     digest: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Generate an answer. `messages` are (role, content); without them `prompt` is completed as it stands."""
+    """Generate an answer. `messages` are (role, content); without them `prompt` is completed as it stands.
+
+    Attributes:
+        generated: tokens of the answer that were given out before, by a child that is gone; it goes on after them.
+        owner: whose request it is; what it leaves in the prefix cache serves that owner alone.
+        shared: so many of the first messages are the operator's own words: what they leave there serves all.
+        exact: of the prefix cache, only what makes the answer the same to the last bit as without it.
+    """
 
     op: ClassVar[str] = "generate"
     uid: int
@@ -65,6 +82,10 @@ class Generate:
     messages: list[tuple[str, str]] | None = None
     prompt: str | None = None
     progress: bool = False
+    generated: list[int] = field(default_factory=list)
+    owner: str | None = None
+    shared: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +93,22 @@ class Cancel:
     """End a request; it is answered with its `Finished`. An unknown `uid` is nothing to do."""
 
     op: ClassVar[str] = "cancel"
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Compute nothing more for a request until its `Release`. An unknown `uid` is nothing to do."""
+
+    op: ClassVar[str] = "hold"
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Go on with a request that was held. An unknown `uid`, or one that is not held, is nothing to do."""
+
+    op: ClassVar[str] = "release"
     uid: int
 
 
@@ -98,10 +135,15 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The model cannot be loaded; the child ends after it."""
+    """The model cannot be loaded; the child ends after it.
+
+    Attributes:
+        error: `out_of_memory` or `unavailable`.
+    """
 
     op: ClassVar[str] = "failed"
     message: str
+    error: str = "unavailable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +168,17 @@ class Finished:
 
 @dataclass(slots=True)
 class Step:
-    """One turn of the child's loop: (uid, text, tokens), (uid, done, total), and who is finished."""
+    """What some turns of the child's loop brought: (uid, text, its tokens), (uid, done, total), and who is finished.
+
+    Attributes:
+        held_s: how long the oldest of the text has waited, seconds.
+    """
 
     op: ClassVar[str] = "step"
-    deltas: list[tuple[int, str, int]] = field(default_factory=list)
+    deltas: list[tuple[int, str, list[int]]] = field(default_factory=list)
     prefill: list[tuple[int, int, int]] = field(default_factory=list)
     finished: list[Finished] = field(default_factory=list)
-
-    def __bool__(self) -> bool:
-        return bool(self.deltas or self.prefill or self.finished)
+    held_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +190,7 @@ class Note:
     text: str
 
 
-Order = Load | Generate | Cancel
+Order = Load | Generate | Cancel | Hold | Release
 Report = Loading | Ready | Failed | Step | Note
 
 
@@ -186,7 +230,7 @@ def _plain(kind: Any, value: Any) -> Any:
 
 
 _MESSAGES: dict[str, Callable[[Any], Order | Report]] = {
-    kind.op: _reader(kind) for kind in (Load, Generate, Cancel, Loading, Ready, Failed, Step, Note)
+    kind.op: _reader(kind) for kind in (Load, Generate, Cancel, Hold, Release, Loading, Ready, Failed, Step, Note)
 }
 
 

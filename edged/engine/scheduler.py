@@ -1,49 +1,32 @@
-"""Who is in the next batch, and with how many tokens. Knows sequences and costs, nothing of llama.cpp.
+"""Who is in the next batch, and with how many tokens. Knows sequences, cells and costs, nothing of llama.cpp.
 
-Every sequence that decodes gets its token in every step. What is left of the step goes to prefill: all of a full batch
-when nothing decodes, otherwise no more than keeps the step under the target gap between tokens, judged by what decode
-and prefill have cost so far on this machine.
+Every sequence that decodes gets its token in every step. What is left of the step goes to prefill: as much as a step
+should last when nothing decodes, otherwise no more than keeps the step under the target gap between tokens, judged by
+what decode and prefill have cost so far on this machine.
+
+A sequence that is held is in no step. It keeps its place, but nobody waits for it: where another one needs the place,
+it gives it up, and comes back when it is released.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import insort
 from dataclasses import dataclass
+from operator import attrgetter
 
+from edged.engine.costs import Costs
+from edged.engine.prefix import WIDE, KVCache, PrefixCache
 from edged.engine.sequence import Sequence, State
 
-#: Prefill goes on even where one decode step alone is over the target: tokens.
-_LEAST_PREFILL = 16
+#: While nothing is known of costs, so many tokens of prefill go along with sequences that decode.
+_FIRST_PREFILL = 16
 #: Cells of the KV cache that admission leaves free for each running sequence to grow into.
 _RESERVE = 32
-#: Weight of the newest step in the running averages of costs.
-_NEWEST = 0.2
-
-
-@dataclass(slots=True)
-class Costs:
-    """What steps cost on this machine, as running averages.
-
-    Attributes:
-        decode_s: a step without prefill, seconds.
-        prefill_s: one token of prefill, seconds.
-    """
-
-    decode_s: float = 0.0
-    prefill_s: float = 0.0
-
-    def learn(self, *, decoding: int, prefill: int, seconds: float) -> None:
-        """Note what a step with so many decoding sequences and so many prefill tokens took."""
-        if not prefill:
-            self.decode_s = _average(self.decode_s, seconds)
-        elif not decoding:
-            self.prefill_s = _average(self.prefill_s, seconds / prefill)
-        elif seconds > self.decode_s:
-            self.prefill_s = _average(self.prefill_s, (seconds - self.decode_s) / prefill)
-
-
-def _average(old: float, new: float) -> float:
-    return new if not old else old + _NEWEST * (new - old)
+#: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
+_PREFILL_STEP_S = 0.2
+_AGE = attrgetter("number")
+#: Where one decode step alone is near the target or over it, prefill may still make it so many times as long.
+_LEAST_STRETCH = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,24 +46,35 @@ class Scheduler:
     """Keeps the sequences and plans the steps.
 
     Args:
+        kv: the cells.
+        cache: what was computed for ended sequences.
         cells: size of the KV cache, tokens.
         slots: sequences that may run at the same time.
         batch: most tokens in one step; at least `slots`, for everyone who decodes is in it.
+        ubatch: tokens that are computed at once.
         itl_target_s: longest step while sequences decode, seconds.
     """
 
-    def __init__(self, *, cells: int, slots: int, batch: int, itl_target_s: float) -> None:
+    def __init__(
+        self, kv: KVCache, cache: PrefixCache, *, cells: int, slots: int, batch: int, ubatch: int, itl_target_s: float
+    ) -> None:
+        self._kv = kv
+        self._cache = cache
         self._cells = cells
         self._slots = list(range(slots))
         self._batch = batch
+        self._ubatch = ubatch
         self._itl_target_s = itl_target_s
-        self._waiting: deque[Sequence] = deque()
-        self._running: list[Sequence] = []  # oldest first
-        self._preempted: list[int] = []
+        self._waiting: list[Sequence] = []  # oldest first, as these:
+        self._running: list[Sequence] = []
+        self._came = 0
+        self._reach = 0
         self.costs = Costs()
 
     def add(self, sequence: Sequence) -> None:
         """Take a new sequence in; it waits for its turn."""
+        sequence.number = self._came
+        self._came += 1
         self._waiting.append(sequence)
 
     def find(self, uid: int) -> Sequence | None:
@@ -89,98 +83,198 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing to do at all."""
-        return not self._running and not self._waiting
+        """Nothing to do, as long as nobody comes and nobody who is held is released."""
+        return all(s.is_held for s in (*self._running, *self._waiting))
 
     @property
     def running(self) -> list[Sequence]:
         """The sequences with a place in the KV cache, oldest first."""
         return list(self._running)
 
-    def remove(self, sequence: Sequence) -> int:
-        """Take a sequence out for good.
-
-        Returns:
-            The slot whose cells are to be freed; -1 where it had none.
-        """
-        sequence.state = State.FINISHED
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out for good; what it has computed is kept for those who begin alike, while there is room."""
         if sequence in self._waiting:
             self._waiting.remove(sequence)
-            return -1
-        return self._release(sequence)
+        else:
+            self._keep(sequence, adopt=True)
+            self._vacate(sequence)
+        sequence.state = State.FINISHED
 
     def plan(self) -> list[Slice]:
-        """The next step: admits who fits, preempts where the cache is full. Empty when there is nothing to do.
-
-        The cells of the slots in `take_preempted()` have to be freed before the step is computed.
-        """
+        """The next step: admits who fits, makes room where the cache is full. Empty when there is nothing to do."""
         self._admit()
         while True:
             slices = self._slices()
-            over = sum(s.computed for s in self._running) + sum(s.count for s in slices) - self._cells
-            if over <= 0 or len(self._running) <= 1:
+            over = self._used() + sum(s.count for s in slices) - self._cells
+            if over <= 0:
+                self._reach = self._cells + over
                 return slices
-            self.preempt_youngest()
+            if not self._cache.evict(over) and not self.preempt():
+                return slices
 
-    def preempt_youngest(self) -> bool:
-        """Send the youngest running sequence back to wait, unless it is the only one; whether it was done.
+    def advance(self, piece: Slice, wide: bytes) -> None:
+        """Note that a slice was computed, and how (`edged.engine.prefix.Node.wide`)."""
+        sequence = piece.sequence
+        completes = piece.completes
+        sequence.computed += piece.count
+        sequence.wide += wide
+        sequence.reach = max(sequence.reach, self._reach)
+        if completes and not sequence.is_kept:
+            self._keep(sequence, adopt=not sequence.exact)
+
+    def undo(self, slices: list[Slice]) -> None:
+        """Take back what an aborted step may have computed of these slices."""
+        for piece in slices:
+            sequence = piece.sequence
+            if not self._kv.drop(sequence.slot, sequence.computed):  # all or nothing: from the start again
+                self._kv.drop(sequence.slot)
+                sequence.computed = 0
+                sequence.wide.clear()
+
+    def make_room(self) -> bool:
+        """Free some cells, although there should be enough; whether that was possible."""
+        return bool(self._cache.evict(self._batch)) or self.preempt()
+
+    def preempt(self) -> bool:
+        """Send a running sequence back to wait: the youngest of those that are held, or else the youngest of all.
 
         Its tokens are computed again later; nothing that was already given out changes.
+
+        Returns:
+            Whether it was done: not where it is the only one, and not held.
         """
+        if held := [s for s in self._running if s.is_held]:
+            self._displace(held[-1])
+            return True
         if len(self._running) <= 1:
             return False
-        sequence = self._running[-1]
-        self._preempted.append(self._release(sequence))
-        sequence.computed = 0
-        sequence.preemptions += 1
-        sequence.state = State.WAITING
-        self._waiting.appendleft(sequence)
+        self._displace(self._running[-1])
         return True
-
-    def take_preempted(self) -> list[int]:
-        """The slots that `plan` took away, each once."""
-        slots, self._preempted = self._preempted, []
-        return slots
 
     def has_room(self, sequence: Sequence) -> bool:
         """Whether one more token of the sequence can ever be computed."""
         return len(sequence.tokens) <= self._cells
 
+    def _used(self) -> int:
+        """Cells that are not free."""
+        return self._cache.cells + sum(s.computed - s.kept for s in self._running)
+
     def _admit(self) -> None:
-        while self._waiting and self._slots:
-            sequence = self._waiting[0]
-            wanted = sum(max(s.computed, len(s.tokens)) + _RESERVE for s in self._running)
-            if self._running and wanted + len(sequence.tokens) + _RESERVE > self._cells:
+        for sequence in [s for s in self._waiting if not s.is_held]:
+            if not self._make_place(sequence):
                 return
-            self._waiting.popleft()
-            sequence.slot = self._slots.pop()
+            self._waiting.remove(sequence)
+            sequence.slot = self._slots.pop(0)
             sequence.state = State.RUNNING
-            self._running.append(sequence)
+            node = self._cache.attach(sequence.slot, sequence.tokens, sequence.owner, self._needed(sequence))
+            sequence.stand_on(node)
+            sequence.computed = node.end
+            sequence.wide = bytearray(node.path_wide)
+            if sequence.cached_tokens is None:
+                sequence.cached_tokens = min(node.end, sequence.prompt_tokens)
+            insort(self._running, sequence, key=_AGE)
+
+    def _make_place(self, sequence: Sequence) -> bool:
+        """Whether it can run now. Where that is enough, those that are held give up their places for it."""
+        held = [s for s in self._running if s.is_held]
+        if not self._slots and not held:
+            return False
+        if len(held) < len(self._running) and self._shortage(sequence) > sum(map(_grown, held)):
+            return False
+        while self._running and (not self._slots or self._shortage(sequence) > 0):
+            if not held:
+                return False
+            self._displace(held.pop())
+        return True
+
+    def _shortage(self, sequence: Sequence) -> int:
+        """Cells that are missing for it beside those that run, all of them with a reserve."""
+        found, unlocked = self._cache.peek(sequence.tokens, sequence.owner, self._needed(sequence))
+        needed = len(sequence.tokens) - found + unlocked + _RESERVE
+        running = sum(_grown(s) - s.kept for s in self._running)
+        return self._cache.locked + running + needed - self._cells
+
+    def _needed(self, sequence: Sequence) -> bytes | None:
+        """How tokens must have been computed that the sequence may take over; None = in whatever way.
+
+        As it would compute them itself if it were alone: in pieces of a physical batch, the rest in the last one.
+        """
+        return wide_alone(len(sequence.tokens), self._ubatch) if sequence.exact else None
+
+    def _keep(self, sequence: Sequence, *, adopt: bool) -> None:
+        """Put what a sequence has computed into the prefix cache; `adopt` as in `PrefixCache.insert`."""
+        sequence.is_kept = True
+        computed, wide = sequence.tokens[: sequence.computed], bytes(sequence.wide)
+        node, shared = sequence.node, sequence.shared
+        if node is None:
+            return
+        if shared and shared <= len(computed):
+            node = self._cache.insert(
+                sequence.slot, computed[:shared], wide[:shared], None, node, reach=sequence.reach, adopt=adopt
+            )
+        node = self._cache.insert(
+            sequence.slot, computed, wide, sequence.owner, node, reach=sequence.reach, adopt=adopt
+        )
+        sequence.stand_on(node)
+        sequence.wide[: node.end] = node.path_wide  # where it took cells over
 
     def _slices(self) -> list[Slice]:
-        slices = [Slice(s, 1) for s in self._running if s.is_decoding]
-        prefilling = sorted((s for s in self._running if s.pending > 1), key=lambda s: s.pending)
-        budget = self._prefill_budget(len(slices))
-        for i, sequence in enumerate(prefilling):
-            # An equal share for each; the shortest come first and leave what they do not need to the rest.
-            count = min(sequence.pending, max(1, budget // (len(prefilling) - i)))
-            if budget <= 0:
-                break
-            slices.append(Slice(sequence, count))
-            budget -= count
-        return slices
+        active = [s for s in self._running if not s.is_held]
+        slices = [Slice(s, 1) for s in active if s.is_decoding]
+        prefilling = [s for s in active if s.pending > 1]
+        budget = self._prefill_budget(len(slices)) if prefilling else 0
+        # Half of it for the one that came first, so that nobody waits for ever; the rest for whoever has least left,
+        # so that short prompts are not stuck behind long ones.
+        counts = {}
+        for sequence in prefilling[:1]:
+            counts[sequence.uid] = min(sequence.pending, budget if len(prefilling) == 1 else -(-budget // 2))
+        left = budget - sum(counts.values())
+        for sequence in sorted(prefilling, key=lambda s: s.pending):
+            before = counts.get(sequence.uid, 0)
+            more = min(sequence.pending - before, left)
+            counts[sequence.uid] = before + more
+            left -= more
+        slices += [Slice(s, counts[s.uid]) for s in prefilling if counts[s.uid]]
+        # Recurrent models are computed together only where their ids rise without a gap.
+        return sorted(slices, key=lambda piece: piece.sequence.slot)
 
     def _prefill_budget(self, decoding: int) -> int:
         room = self._batch - decoding
+        prefill_s = self.costs.prefill_s
         if not decoding:
-            return room
-        if not self.costs.prefill_s:
-            return min(room, _LEAST_PREFILL)
-        affordable = int((self._itl_target_s - self.costs.decode_s) / self.costs.prefill_s)
-        return min(room, max(_LEAST_PREFILL, affordable))
+            # Whole physical batches, so that a prompt alone is cut in the same places every time.
+            affordable = int(_PREFILL_STEP_S / prefill_s) if prefill_s else 0
+            return max(self._ubatch, min(room, affordable) // self._ubatch * self._ubatch)
+        if not prefill_s:
+            return min(room, _FIRST_PREFILL)
+        decode_s = self.costs.decode_s(decoding)
+        target = max(self._itl_target_s, _LEAST_STRETCH * decode_s)
+        return min(room, max(1, int((target - decode_s) / prefill_s)))
 
-    def _release(self, sequence: Sequence) -> int:
+    def _displace(self, sequence: Sequence) -> None:
+        """Send a running sequence back to wait."""
+        if sequence.is_held:  # it may find it there when it comes back: the place is needed, its cells perhaps not
+            self._keep(sequence, adopt=True)
+        self._vacate(sequence)
+        sequence.preemptions += 1
+        insort(self._waiting, sequence, key=_AGE)
+
+    def _vacate(self, sequence: Sequence) -> None:
+        """Take a running sequence's place away."""
         self._running.remove(sequence)
-        slot, sequence.slot = sequence.slot, -1
-        self._slots.append(slot)
-        return slot
+        self._kv.drop(sequence.slot)
+        if sequence.node is not None:
+            self._cache.release(sequence.node)
+        insort(self._slots, sequence.slot)
+        sequence.leave()
+
+
+def _grown(sequence: Sequence) -> int:
+    """Cells of a running sequence, with a reserve."""
+    return max(sequence.computed, len(sequence.tokens)) + _RESERVE
+
+
+def wide_alone(tokens: int, ubatch: int) -> bytes:
+    """How so many tokens are computed that are alone; see `edged.engine.prefix.Node.wide`."""
+    rest = tokens % ubatch
+    return bytes([ubatch >= WIDE]) * (tokens - rest) + bytes([rest >= WIDE]) * rest

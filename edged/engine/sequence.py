@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
+from edged.engine.prefix import Node
 from edged.engine.text import TextStream
 
 
@@ -29,7 +30,11 @@ class TokenSampler(Protocol):
 
 @dataclass(slots=True)
 class Timing:
-    """When things happened to a sequence; seconds of one monotonic clock."""
+    """When things happened to a sequence; seconds of one monotonic clock, which stands still while it is held.
+
+    Attributes:
+        held_at: since when it is; None while it is not.
+    """
 
     first_step: float | None = None
     first_token: float | None = None
@@ -37,6 +42,22 @@ class Timing:
     gaps: list[float] = field(default_factory=list)
     batch_sizes: int = 0
     steps: int = 0
+    held_at: float | None = None
+
+    def hold(self, now: float) -> None:
+        """Stop the clock; a second time does nothing."""
+        if self.held_at is None:
+            self.held_at = now
+
+    def release(self, now: float) -> None:
+        """Let the clock go on: nothing that is measured contains the pause."""
+        if self.held_at is None:
+            return
+        pause, self.held_at = now - self.held_at, None
+        for name in ("first_step", "first_token", "last_token"):
+            at = getattr(self, name)
+            if at is not None:
+                setattr(self, name, at + pause)
 
     def token(self, now: float, batch_size: int) -> None:
         """Note a token that was generated in a step with `batch_size` sequences."""
@@ -50,6 +71,7 @@ class Timing:
 
     def metrics(self, *, prefilled: int, now: float) -> dict[str, float]:
         """The engine's share of the contract's metrics, by their names."""
+        now = now if self.held_at is None else self.held_at
         prefill_s = (self.first_token or now) - self.first_step if self.first_step is not None else 0.0
         generation_s = self.last_token - self.first_token if self.last_token and self.first_token else 0.0
         metrics = {
@@ -76,9 +98,20 @@ class Sequence:
         tokens: the prompt, then what was generated.
         prompt_tokens: how many of them are the prompt.
         computed: how many of them are in the KV cache.
+        number: rises with every sequence that comes.
         slot: llama.cpp's sequence id while it is running.
+        owner: whose it is: what it leaves in the prefix cache serves that owner.
+        shared: so many of its first tokens are the operator's words, which serve everybody there.
+        exact: it takes from the prefix cache only what it would have computed to the same last digit.
         held_tokens: generated tokens whose text has not been given out yet.
         reached: the most tokens of the prompt that were ever computed, which a preemption does not take back.
+        cached_tokens: of the prompt, that it found in the prefix cache; None while it has not looked.
+        node: where it stands in the prefix cache while it is running.
+        kept: so many of its first cells belong to the prefix cache.
+        reach: how many cells were in use at most while it was computed.
+        is_silent: none of its text was given out yet.
+        is_kept: what it had computed when its prompt was complete is in the prefix cache.
+        wide: how each computed token was computed; see `edged.engine.prefix.Node`.
     """
 
     uid: int
@@ -87,18 +120,44 @@ class Sequence:
     sampler: TokenSampler
     text: TextStream
     wants_progress: bool = False
+    owner: str = ""
+    shared: int = 0
+    exact: bool = False
     prompt_tokens: int = 0
     computed: int = 0
+    number: int = -1
     slot: int = -1
     state: State = State.WAITING
-    held_tokens: int = 0
+    held_tokens: list[int] = field(default_factory=list)
     preemptions: int = 0
     reached: int = 0
+    cached_tokens: int | None = None
+    node: Node | None = None
+    kept: int = 0
+    reach: int = 0
+    is_kept: bool = False
+    is_silent: bool = True
+    wide: bytearray = field(default_factory=bytearray)
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
-        """Count the prompt."""
-        self.prompt_tokens = len(self.tokens)
+        """Count the prompt, where nobody has."""
+        self.prompt_tokens = self.prompt_tokens or len(self.tokens)
+
+    def stand_on(self, node: Node) -> None:
+        """Its first cells are those of the prefix cache down to this node."""
+        self.node, self.kept = node, node.end
+
+    def leave(self) -> None:
+        """It has no cells any more, and waits."""
+        self.slot, self.computed, self.state = -1, 0, State.WAITING
+        self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
+        self.wide.clear()
+
+    @property
+    def is_held(self) -> bool:
+        """Nothing is to be computed for it for now."""
+        return self.timing.held_at is not None
 
     @property
     def pending(self) -> int:

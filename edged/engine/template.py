@@ -90,6 +90,22 @@ class ChatTemplate:
         Raises:
             PromptError: the model has no template, or its template refuses or drops what it was given.
         """
+        tokens, _ = self.prompt(messages)
+        return tokens
+
+    def prompt(self, messages: Sequence[tuple[str, str]], own: int = 0) -> tuple[list[int], int]:
+        """Tokens of a conversation as by `tokenize`, and how far they are the operator's words.
+
+        Args:
+            messages: the conversation.
+            own: so many of the first messages are the operator's.
+
+        Returns:
+            The tokens, and how many of the first are the same whatever anyone but the operator has written.
+
+        Raises:
+            PromptError: the model has no template, or its template refuses or drops what it was given.
+        """
         if self._template is None:
             raise PromptError("this model has no chat template: send `prompt` with `raw`: true to complete it as it is")
         mark = f"\ue000{secrets.token_hex(8)}."
@@ -117,19 +133,22 @@ class ChatTemplate:
         dropped = [role for i, (role, _) in enumerate(messages) if str(i) not in parts[1::2]]
         if dropped:
             raise PromptError(f"the model's chat template has no place for a message with role `{dropped[0]}`")
-        return self._tokens(parts, contents)
+        return self._tokens(parts, contents, own)
 
     def raw(self, prompt: str) -> list[int]:
         """Tokens of a prompt that is completed as it stands, the beginning-of-text token before it where due."""
         return self._begin(self._vocabulary.tokenize(prompt))
 
-    def _tokens(self, parts: list[str], contents: list[str]) -> list[int]:
+    def _tokens(self, parts: list[str], contents: list[str], own: int) -> tuple[list[int], int]:
         """`parts` alternates template text and the number of the message whose content stands there."""
         tokens: list[int] = []
+        shared: int | None = None
         plain = ""  # what has come since the last control token
         strip = False
         for i, part in enumerate(parts):
             rest = contents[int(part)] if i % 2 else part
+            if i % 2 and int(part) >= own and shared is None:
+                shared = len(tokens)  # what is plain so far becomes tokens together with what follows
             while rest:
                 match = None if i % 2 or self._control is None else self._control.search(rest)
                 text, rest = (rest[: match.start()], rest[match.end() :]) if match else (rest, "")
@@ -140,7 +159,10 @@ class ChatTemplate:
                     attributes = self._vocabulary.attributes(control)
                     tokens += [*self._plain(plain.rstrip(_SPACE) if attributes & _LSTRIP else plain), control]
                     plain, strip = "", bool(attributes & _RSTRIP)
-        return self._begin([*tokens, *self._plain(plain)])
+        shared = len(tokens) if shared is None else shared
+        tokens += self._plain(plain)
+        whole = self._begin(tokens)
+        return whole, shared + len(whole) - len(tokens)
 
     def _plain(self, text: str) -> list[int]:
         """Tokens of text in which nothing steers the model: what looks like a marker is tokenised in two halves."""

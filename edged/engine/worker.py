@@ -1,171 +1,187 @@
 """The child process: one model, one loop. `admit → build batch → decode → sample → report`, one step a turn.
 
-Started by `edged.engine.process` with one end of a socket pair; it ends when that is closed. Imports neither pydantic
-nor anything of MQTT, to stay small.
+Started by `edged.engine.process` with one end of a socket pair and a shared page; it ends when the socket is closed.
+Imports neither pydantic nor anything of MQTT, to stay small.
 """
 
 from __future__ import annotations
 
-import ctypes
-import select
-import signal
 import socket
 import sys
 import time
 from pathlib import Path
 
 from edged.engine.batch import Batch
-from edged.engine.cores import usable_cores
+from edged.engine.channel import Channel
+from edged.engine.child import belong_to_parent
 from edged.engine.files import digest
-from edged.engine.model import BATCH_TOKENS, NO_ROOM, DecodeError, LogTap, Model, ModelError
-from edged.engine.protocol import (
-    Cancel,
-    Decoder,
-    Failed,
-    Finished,
-    Generate,
-    Load,
-    Loading,
-    Note,
-    Order,
-    Ready,
-    Report,
-    Step,
-    encode,
-)
+from edged.engine.memory import shortage
+from edged.engine.model import ABORTED, NO_ROOM, DecodeError, LogTap, Model, ModelError, offloads
+from edged.engine.prefix import WIDE, PrefixCache
+from edged.engine.protocol import Cancel, Failed, Finished, Generate, Hold, Load, Loading, Note, Order, Ready, Release
+from edged.engine.pulse import Pulse
 from edged.engine.sampling import Sampler, SamplingParams
 from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence
 from edged.engine.template import ChatTemplate, PromptError
 from edged.engine.text import TextStream
+from edged.engine.unsent import Unsent
 
 #: Least change of the load's progress that is reported.
 _LOADING_STEP = 0.05
-#: prctl(2): the signal that this process gets when the thread that started it ends.
-_PR_SET_PDEATHSIG = 1
-
-
-class Channel:
-    """The child's end of the socket to the daemon."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._socket = sock
-        self._decoder = Decoder()
-
-    def send(self, report: Report) -> None:
-        """Hand a report over; waits while the daemon does not read."""
-        self._socket.sendall(encode(report))
-
-    def orders(self, *, wait: bool) -> list[Order] | None:
-        """The orders that have come; None when the daemon is gone. With `wait`, at least one."""
-        orders: list[Order] = []
-        while True:
-            ready, _, _ = select.select([self._socket], [], [], None if wait and not orders else 0)
-            if not ready:
-                return orders
-            data = self._socket.recv(1 << 16)
-            if not data:
-                return None
-            orders += [m for m in self._decoder.feed(data) if isinstance(m, Load | Generate | Cancel)]
+#: Tokens of the prompt by which the model is tried when it is loaded.
+_TRIAL_TOKENS = 32
 
 
 class Worker:
     """Generates for all the requests of one model together."""
 
-    def __init__(self, channel: Channel, model: Model, *, itl_target_s: float) -> None:
+    def __init__(self, channel: Channel, model: Model, pulse: Pulse, load: Load) -> None:
         self._channel = channel
         self._model = model
+        self._pulse = pulse
         self._template = ChatTemplate(model.chat_template, model.vocabulary)
-        self._batch = Batch(BATCH_TOKENS)
+        self._batch = Batch(model.batch)
         self._scheduler = Scheduler(
-            cells=model.context, slots=model.parallel, batch=BATCH_TOKENS, itl_target_s=itl_target_s
+            model,
+            PrefixCache(model, range(model.parallel, model.sequences), model.context),
+            cells=model.context,
+            slots=model.parallel,
+            batch=model.batch,
+            ubatch=model.ubatch,
+            itl_target_s=load.itl_target_ms / 1000,
         )
-        self._report = Step()
+        self._unsent = Unsent(load.hold_ms / 1000)
+        self._step_s = 0.0
+
+    def try_out(self) -> None:
+        """Compute something, so that all of the model has been read and the costs of a step are known.
+
+        Raises:
+            DecodeError: the model cannot be computed.
+        """
+        size = self._model.vocabulary.size
+        for tokens in ([n % size for n in range(min(_TRIAL_TOKENS, self._model.context // 2))], [0], [0]):
+            self._batch.clear()
+            self._batch.add(tokens, 0, 0, logits=True)
+            seconds = self._compute(None)
+            decoding = int(len(tokens) == 1)
+            self._scheduler.costs.learn(decoding=decoding, prefill=len(tokens) - decoding, seconds=seconds)
+            self._model.drop(0)
 
     def run(self) -> None:
         """Serve until the daemon closes the socket."""
-        while (orders := self._channel.orders(wait=self._scheduler.idle)) is not None:
+        while True:
+            self._pulse.calm()
+            orders = self._channel.orders(wait=self._scheduler.idle)
+            if orders is None:
+                return
             for order in orders:
                 self._obey(order)
             if slices := self._scheduler.plan():
                 self._step(slices)
-            if self._report:
-                report, self._report = self._report, Step()
-                self._channel.send(report)
+            now = time.monotonic()
+            if self._unsent.due(now, 0.0 if self._scheduler.idle else self._step_s):
+                self._channel.send(self._unsent.take(now))
 
     def _obey(self, order: Order) -> None:
+        if isinstance(order, Load):  # there is one model, and it is loaded
+            return
         if isinstance(order, Generate):
             self._admit(order)
-        elif isinstance(order, Cancel) and (sequence := self._scheduler.find(order.uid)):
-            self._finish(sequence, "cancelled")
+            return
+        sequence = self._scheduler.find(order.uid)
+        if sequence is None:
+            return
+        match order:
+            case Cancel():
+                self._finish(sequence, "cancelled")
+            case Hold():
+                sequence.timing.hold(time.monotonic())
+            case Release():
+                sequence.timing.release(time.monotonic())
 
     def _admit(self, order: Generate) -> None:
         try:
-            tokens = self._tokens(order)
+            tokens, shared = self._tokens(order)
         except PromptError as error:
-            self._report.finished.append(Finished(order.uid, "error", error="bad_request", message=str(error)))
+            self._refuse(order, "bad_request", str(error))
             return
         limit = self._model.context
         if not tokens:
-            message = "the prompt has no tokens: send some text"
-            self._report.finished.append(Finished(order.uid, "error", error="bad_request", message=message))
+            self._refuse(order, "bad_request", "the prompt has no tokens: send some text")
             return
         if len(tokens) >= limit:
             message = (
                 f"the prompt has {len(tokens)} tokens; the model's context holds {limit}, "
                 "and at least one has to be left for the answer"
             )
-            self._report.finished.append(
-                Finished(order.uid, "error", prompt_tokens=len(tokens), error="context_overflow", message=message)
-            )
+            self._refuse(order, "context_overflow", message, len(tokens))
             return
+        sequence = Sequence(
+            uid=order.uid,
+            tokens=[*tokens, *order.generated],
+            prompt_tokens=len(tokens),
+            max_tokens=order.max_tokens,
+            sampler=self._sampler(order, tokens),
+            text=TextStream(tuple(order.stop)),
+            wants_progress=order.progress,
+            owner=order.owner or "",  # no client's name is empty
+            shared=shared,
+            exact=order.exact,
+        )
+        for token in order.generated:  # their text was given out before
+            sequence.text.push(self._model.vocabulary.piece(token))
+        self._scheduler.add(sequence)
+        if order.generated:
+            self._end_if_due(sequence)
+
+    def _tokens(self, order: Generate) -> tuple[list[int], int]:
+        """Tokens of the prompt, and how far they are the operator's words."""
+        if order.messages is None:
+            return self._template.raw(order.prompt or ""), 0
+        return self._template.prompt([(role, content) for role, content in order.messages], order.shared)
+
+    def _sampler(self, order: Generate, prompt: list[int]) -> Sampler:
         params = SamplingParams(
             temperature=order.temperature,
             top_p=order.top_p,
             top_k=order.top_k,
             min_p=order.min_p,
-            seed=order.seed,
+            # Going on with the draws from the beginning would favour what was drawn there.
+            seed=(order.seed + len(order.generated)) % 2**32,
             repeat_penalty=order.repeat_penalty,
             presence_penalty=order.presence_penalty,
             frequency_penalty=order.frequency_penalty,
         )
         sampler = Sampler(params, self._model.vocabulary.size)
-        sampler.prime(tokens)
-        self._scheduler.add(
-            Sequence(
-                uid=order.uid,
-                tokens=tokens,
-                max_tokens=order.max_tokens,
-                sampler=sampler,
-                text=TextStream(tuple(order.stop)),
-                wants_progress=order.progress,
-            )
-        )
+        sampler.prime([*prompt, *order.generated])
+        return sampler
 
-    def _tokens(self, order: Generate) -> list[int]:
-        if order.messages is None:
-            return self._template.raw(order.prompt or "")
-        return self._template.tokenize([(role, content) for role, content in order.messages])
+    def _refuse(self, order: Generate, error: str, message: str, prompt_tokens: int = 0) -> None:
+        self._unsent.end(Finished(order.uid, "error", prompt_tokens=prompt_tokens, error=error, message=message))
 
     def _step(self, slices: list[Slice]) -> None:
-        for slot in self._scheduler.take_preempted():
-            self._model.forget(slot)
         outputs = self._fill(slices)
-        decoding = sum(1 for s in slices if s.count == 1 and s.sequence.generated)
+        decoding = sum(1 for piece in slices if piece.sequence.is_decoding)
+        prefill = self._batch.size - decoding
         started = time.monotonic()
         try:
-            self._model.decode(self._batch.raw)
+            self._compute(self._scheduler.costs.expected_s(decoding=decoding, prefill=prefill))
         except DecodeError as error:
             self._survive(slices, error)
             return
         sampled = [(s, s.sampler.sample(self._model.context_pointer, index)) for s, index in outputs]
         now = time.monotonic()
+        at = 0
         for piece in slices:
-            self._advance(piece, started)
+            self._advance(piece, self._wide(at, piece.count), started)
+            at += piece.count
         for sequence, token in sampled:
             sequence.timing.token(now, len(sampled))
             self._accept(sequence, token)
-        self._scheduler.costs.learn(decoding=decoding, prefill=self._batch.size - decoding, seconds=now - started)
+        self._scheduler.costs.learn(decoding=decoding, prefill=prefill, seconds=now - started)
+        self._step_s = now - started
 
     def _fill(self, slices: list[Slice]) -> list[tuple[Sequence, int]]:
         """Fill the batch; returns the sequences that get a token, with the index of their logits."""
@@ -179,14 +195,31 @@ class Worker:
                 outputs.append((sequence, index))
         return outputs
 
-    def _advance(self, piece: Slice, started: float) -> None:
+    def _compute(self, expected_s: float | None) -> float:
+        """Compute the batch under the daemon's eyes; returns how long it took, seconds."""
+        started = time.monotonic()
+        self._pulse.begin(expected_s)
+        try:
+            self._model.decode(self._batch.raw)
+        finally:
+            self._pulse.end()
+        return time.monotonic() - started
+
+    def _wide(self, start: int, count: int) -> bytes:
+        """How these tokens of the batch were computed; see `edged.engine.prefix.Node.wide`."""
+        size, ubatch = self._batch.size, self._model.ubatch
+        if min(size, ubatch) < WIDE:
+            return bytes(count)
+        return bytes(min(ubatch, size - at // ubatch * ubatch) >= WIDE for at in range(start, start + count))
+
+    def _advance(self, piece: Slice, wide: bytes, started: float) -> None:
         sequence = piece.sequence
-        sequence.computed += piece.count
+        self._scheduler.advance(piece, wide)
         if sequence.timing.first_step is None:
             sequence.timing.first_step = started
         done = min(sequence.computed, sequence.prompt_tokens)
         if sequence.wants_progress and done > sequence.reached:
-            self._report.prefill.append((sequence.uid, done, sequence.prompt_tokens))
+            self._unsent.progress(sequence.uid, done, sequence.prompt_tokens)
         sequence.reached = max(sequence.reached, done)
 
     def _accept(self, sequence: Sequence, token: int) -> None:
@@ -195,8 +228,11 @@ class Worker:
             self._finish(sequence, "stop")
             return
         sequence.tokens.append(token)
-        sequence.held_tokens += 1
+        sequence.held_tokens.append(token)
         self._say(sequence, sequence.text.push(self._model.vocabulary.piece(token)))
+        self._end_if_due(sequence)
+
+    def _end_if_due(self, sequence: Sequence) -> None:
         if sequence.text.stopped:
             self._finish(sequence, "stop")
         elif sequence.generated >= sequence.max_tokens or not self._scheduler.has_room(sequence):
@@ -204,21 +240,22 @@ class Worker:
 
     def _say(self, sequence: Sequence, text: str) -> None:
         if text:
-            self._report.deltas.append((sequence.uid, text, sequence.held_tokens))
-            sequence.held_tokens = 0
+            self._unsent.say(sequence.uid, text, sequence.held_tokens, first=sequence.is_silent)
+            sequence.held_tokens = []
+            sequence.is_silent = False
 
     def _finish(self, sequence: Sequence, reason: str, message: str = "") -> None:
         self._say(sequence, sequence.text.end())
-        slot = self._scheduler.remove(sequence)
-        if slot >= 0:
-            self._model.forget(slot)
+        self._scheduler.remove(sequence)
         sequence.sampler.close()
-        timings = sequence.timing.metrics(prefilled=sequence.reached, now=time.monotonic())
-        self._report.finished.append(
+        cached = sequence.cached_tokens or 0
+        timings = sequence.timing.metrics(prefilled=max(0, sequence.reached - cached), now=time.monotonic())
+        self._unsent.end(
             Finished(
                 sequence.uid,
                 reason,
                 prompt_tokens=sequence.prompt_tokens,
+                cached_tokens=cached,
                 completion_tokens=sequence.generated,
                 timings={**timings, "preemptions": sequence.preemptions},
                 error="internal" if reason == "error" else "",
@@ -227,15 +264,21 @@ class Worker:
         )
 
     def _survive(self, slices: list[Slice], error: DecodeError) -> None:
-        """Make room where the cache was full; else end what was in the batch. Whoever was not in it goes on."""
-        if error.code == NO_ROOM and self._scheduler.preempt_youngest():
+        """Go on after a step that was not computed: aborted for an order's sake, no room, or a failure.
+
+        What fails ends those that were in the batch, and nobody else.
+        """
+        if error.code == ABORTED:
+            self._scheduler.undo(slices)
+            return
+        if error.code == NO_ROOM and self._scheduler.make_room():
             return
         self._channel.send(Note("error", f"{error} with {self._batch.size} tokens of {len(slices)} sequences"))
         for piece in slices:
             self._finish(piece.sequence, "error", f"llama.cpp could not compute this step ({error}); try again")
 
 
-def serve(channel: Channel) -> int:
+def serve(channel: Channel, pulse: Pulse) -> int:
     """Load the model that the first order names, and generate until the daemon is gone. Returns the exit code."""
     orders = channel.orders(wait=True)
     if not orders or not isinstance(orders[0], Load):
@@ -248,20 +291,18 @@ def serve(channel: Channel) -> int:
             reported = fraction
             channel.send(Loading(round(fraction, 3)))
 
-    log = LogTap(lambda level, text: channel.send(Note(level, text)))
+    log = LogTap(lambda level, text: channel.send(Note(level, text)), muted=lambda: pulse.aborting)
     try:
-        model = Model(
-            Path(load.path),
-            context=load.context,
-            parallel=load.parallel,
-            threads=load.threads or usable_cores(),
-            gpu_layers=load.gpu_layers,
-            on_progress=progress,
-            log=log,
-        )
-        worker = Worker(channel, model, itl_target_s=load.itl_target_ms / 1000)
+        if not offloads(load) and (why := shortage(load)):
+            raise ModelError(why, "out_of_memory")  # noqa: TRY301 - it is answered as llama.cpp's own refusals are
+        model = Model(load, on_progress=progress, log=log, abort_flag=pulse.abort_flag)
+        worker = Worker(channel, model, pulse, load)
+        worker.try_out()
     except (ModelError, PromptError) as error:
-        channel.send(Failed(str(error)))
+        channel.send(Failed(str(error), getattr(error, "error", "unavailable")))
+        return 1
+    except DecodeError as error:
+        channel.send(Failed(f"llama.cpp cannot compute {Path(load.path).name!r}: {error}"))
         return 1
     channel.send(
         Ready(
@@ -279,12 +320,12 @@ def serve(channel: Channel) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Entry point of the child; its argument is the number of the inherited socket."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C in the terminal is the daemon's to handle
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    with socket.socket(fileno=int(argv[1])) as sock:
+    """Entry point of the child; its arguments are the numbers of the inherited page and socket."""
+    belong_to_parent()
+    pulse = Pulse(int(argv[1]))
+    with socket.socket(fileno=int(argv[2])) as sock:
         try:
-            return serve(Channel(sock))
+            return serve(Channel(sock), pulse)
         except (BrokenPipeError, ConnectionResetError):
             return 0  # the daemon is gone, and nobody is left to tell
 

@@ -1,10 +1,13 @@
-"""Writes GGUF headers (ggml/docs/gguf.md), for files that no model's maker would ship."""
+"""Writes GGUF files (ggml/docs/gguf.md) that no model's maker would ship: headers alone, and tiny models."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 #: Value types by their names: type id, struct format.
 NUMBERS = {
@@ -12,6 +15,10 @@ NUMBERS = {
     "f32": (6, "<f"), "bool": (7, "<?"), "u64": (10, "<Q"), "i64": (11, "<q"), "f64": (12, "<d"),
 }  # fmt: skip
 STRING, ARRAY = 8, 9
+#: ggml's type of 32-bit floats.
+_F32 = 0
+#: What each tensor's data begins at a multiple of where `general.alignment` says nothing else. Bytes.
+_ALIGNMENT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +68,30 @@ def value(what: Value) -> bytes:
             return struct.pack("<IIQ", ARRAY, STRING, len(what)) + b"".join(map(string, what))
 
 
-def header(entries: Iterable[tuple[str, Value]], *, version: int = 3, magic: bytes = b"GGUF") -> bytes:
-    """The header of a file without tensors."""
-    body = [string(key) + value(what) for key, what in entries]
-    return struct.pack("<4sIQQ", magic, version, 0, len(body)) + b"".join(body)
+def header(
+    entries: Iterable[tuple[str, Value]], tensors: Iterable[bytes] = (), *, version: int = 3, magic: bytes = b"GGUF"
+) -> bytes:
+    """The header of a file, without tensors where none are described."""
+    body, described = [string(key) + value(what) for key, what in entries], list(tensors)
+    return struct.pack("<4sIQQ", magic, version, len(described), len(body)) + b"".join([*body, *described])
+
+
+def file(entries: Iterable[tuple[str, Value]], tensors: Mapping[str, NDArray[np.float32]]) -> bytes:
+    """A whole file with its tensors.
+
+    Args:
+        entries: of the header.
+        tensors: by their names. numpy names the slowest dimension first, ggml the fastest: shape (rows, columns) here
+            is {columns, rows} there.
+    """
+    described, data = [], b""
+    for name, array in tensors.items():
+        shape = array.shape[::-1]
+        described.append(string(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, _F32, len(data)))
+        data += padded(array.astype("<f4").tobytes())
+    return padded(header(entries, described)) + data
+
+
+def padded(raw: bytes) -> bytes:
+    """With zeros up to where the next tensor may begin."""
+    return raw + bytes(-len(raw) % _ALIGNMENT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Self, TypeVar
 
 from edged.engine.process import EngineProcess, Lost
 from edged.engine.protocol import Load, Order, Report
+from edged.engine.watch import Patience
 
 #: Until then whatever a test waits for has to have happened, also on a machine that is busy; seconds.
 PATIENCE_S = 60.0
@@ -20,13 +22,18 @@ R = TypeVar("R")
 class Handle:
     """A started `EngineProcess`; ends with the block."""
 
-    def __init__(self, load: Load, command: tuple[str, ...] | None = None) -> None:
+    def __init__(
+        self,
+        load: Load,
+        command: tuple[str, ...] = (sys.executable, "-m", "edged.engine.worker"),
+        patience: Patience = Patience(),  # noqa: B008 - frozen
+    ) -> None:
         self._reports: queue.SimpleQueue[tuple[int, Report | Lost]] = queue.SimpleQueue()
 
         def report(child: int, what: Report | Lost) -> None:
             self._reports.put((child, what))
 
-        self.engine = EngineProcess(load, report, command=command) if command else EngineProcess(load, report)
+        self.engine = EngineProcess(load, report, command=command, patience=patience)
         #: Everything that was reported so far and waited past, with the number of the child.
         self.heard: list[tuple[int, Report | Lost]] = []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from edged.engine.prefix import PrefixCache
 from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence, State
 from edged.engine.text import TextStream
@@ -20,15 +21,77 @@ class NoSampler:
         """Nothing is held."""
 
 
-def sequence(uid: int, *, prompt: int, max_tokens: int = 1000) -> Sequence:
-    """A request with so many tokens of prompt, all different from those of others."""
-    tokens = [-(uid * 10_000 + i) for i in range(prompt)]
-    return Sequence(uid=uid, tokens=tokens, max_tokens=max_tokens, sampler=NoSampler(), text=TextStream())
+def sequence(
+    uid: int,
+    *,
+    prompt: int | list[int],
+    max_tokens: int = 1000,
+    owner: str = "",
+    shared: int = 0,
+    exact: bool = False,
+) -> Sequence:
+    """A request with so many tokens of prompt, all different from those of others, or with just these tokens."""
+    tokens = [-(uid * 10_000 + i) for i in range(prompt)] if isinstance(prompt, int) else list(prompt)
+    return Sequence(
+        uid=uid,
+        tokens=tokens,
+        max_tokens=max_tokens,
+        sampler=NoSampler(),
+        text=TextStream(),
+        owner=owner,
+        shared=shared,
+        exact=exact,
+    )
 
 
 def token(uid: int, position: int) -> int:
     """What the model says at that position of the sequence."""
     return uid * 10_000 + position
+
+
+@dataclass(slots=True, eq=False)
+class Cell:
+    """What was computed once, for whom (None = the operator's words), and among how many tokens."""
+
+    token: int
+    owner: str | None
+    wide: bool
+
+
+class Cells:
+    """The cells of a KV cache, by sequence and position, as llama.cpp's unified cache has them."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, dict[int, Cell]] = {}
+        self.whole_only = False
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        cells = self.of.setdefault(target, {})
+        for position in range(start, end):
+            if (cell := self.of.get(source, {}).get(position)) is not None:
+                assert position not in cells, "a sequence has one cell at a position"
+                cells[position] = cell
+
+    def drop(self, sequence: int, start: int = 0, end: int | None = None) -> bool:
+        if self.whole_only and (start, end) != (0, None):
+            return False
+        cells = self.of.get(sequence, {})
+        for position in [p for p in cells if p >= start and (end is None or p < end)]:
+            del cells[position]
+        if not cells:
+            self.of.pop(sequence, None)
+        return True
+
+    @property
+    def used(self) -> int:
+        """How many are not free."""
+        return len({id(cell) for cells in self.of.values() for cell in cells.values()})
+
+    def tokens(self, sequence: int) -> list[int]:
+        """What a sequence has, without a hole."""
+        cells = self.of.get(sequence, {})
+        assert cells.keys() == set(range(len(cells)))
+        return [cells[position].token for position in range(len(cells))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +108,8 @@ class Machine:
     """Runs a scheduler's plans as the worker does, and raises where one makes no sense.
 
     Attributes:
+        cached: sequence ids for the prefix cache.
+        ubatch: 0 = as the batch.
         cost: seconds of a step with so many decoding sequences and so many tokens of prefill.
         answers: how many tokens the model says before it ends by itself; 1000 where nothing stands here.
     """
@@ -52,22 +117,33 @@ class Machine:
     cells: int = 64
     slots: int = 4
     batch: int = 16
+    ubatch: int = 0
+    cached: int = 0
     itl_target_s: float = 0.1
     cost: Callable[[int, int], float] = lambda decoding, prefill: 0.01 + 0.001 * decoding + 0.002 * prefill
     answers: dict[int, int] = field(default_factory=dict)
     scheduler: Scheduler = field(init=False)
-    cache: dict[int, list[int]] = field(default_factory=dict)
+    cache: PrefixCache = field(init=False)
+    kv: Cells = field(default_factory=Cells)
     finished: dict[int, tuple[str, Sequence]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.scheduler = Scheduler(cells=self.cells, slots=self.slots, batch=self.batch, itl_target_s=self.itl_target_s)
+        self.ubatch = self.ubatch or self.batch
+        self.cache = PrefixCache(self.kv, range(self.slots, self.slots + self.cached), self.cells)
+        self.scheduler = Scheduler(
+            self.kv,
+            self.cache,
+            cells=self.cells,
+            slots=self.slots,
+            batch=self.batch,
+            ubatch=self.ubatch,
+            itl_target_s=self.itl_target_s,
+        )
 
     def step(self) -> Step | None:
         """One turn of the worker's loop; None when there was nothing to do."""
-        decoding = [s for s in self.scheduler.running if s.is_decoding]
+        decoding = [s for s in self.scheduler.running if s.is_decoding and not s.is_held]
         slices = self.scheduler.plan()
-        for slot in self.scheduler.take_preempted():
-            del self.cache[slot]
         if not slices:
             return None
         self._check(slices, decoding)
@@ -76,8 +152,11 @@ class Machine:
             prefilled={s.sequence.uid: s.count for s in slices if not s.sequence.is_decoding},
             seconds=0.0,
         )
+        total, at = sum(s.count for s in slices), 0
         for piece in slices:
-            self._compute(piece)
+            places = range(at, at + piece.count)
+            self._compute(piece, [min(self.ubatch, total - i // self.ubatch * self.ubatch) >= 64 for i in places])
+            at += piece.count
         prefill = sum(step.prefilled.values())
         seconds = self.cost(len(step.decoded), prefill)
         self.scheduler.costs.learn(decoding=len(step.decoded), prefill=prefill, seconds=seconds)
@@ -92,15 +171,21 @@ class Machine:
         assert self.scheduler.idle
         return steps
 
+    def say(self, *args: int, **more: object) -> Sequence:
+        """Run one request to its end, alone."""
+        one = sequence(*args, **more)  # type: ignore[arg-type]  # handed on
+        self.scheduler.add(one)
+        self.run()
+        return one
+
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence, as the worker does for whatever reason."""
-        slot = self.scheduler.remove(sequence)
-        self.cache.pop(slot, None)
+        self.scheduler.remove(sequence)
         self.finished[sequence.uid] = reason, sequence
 
     def _check(self, slices: list[Slice], decoding: list[Sequence]) -> None:
         assert sum(s.count for s in slices) <= self.batch
-        assert all(s.count >= 1 for s in slices)
+        assert all(s.count >= 1 and not s.sequence.is_held for s in slices)
         assert len({s.sequence.uid for s in slices}) == len(slices)
         assert len({s.sequence.slot for s in slices}) == len(slices) <= self.slots
         assert all(0 <= s.sequence.slot < self.slots and s.sequence.state is State.RUNNING for s in slices)
@@ -108,16 +193,22 @@ class Machine:
             if one.state is State.RUNNING:  # not preempted by this plan
                 assert [s.count for s in slices if s.sequence is one] == [1]
 
-    def _compute(self, piece: Slice) -> None:
+    def _compute(self, piece: Slice, wide: list[bool]) -> None:
         one = piece.sequence
-        cached = self.cache.setdefault(one.slot, [])
-        assert len(cached) == one.computed, "positions have to follow each other, and a slot's old cells to be gone"
+        assert len(self.kv.tokens(one.slot)) == one.computed, (
+            "positions have to follow each other, and a slot's old cells to be gone"
+        )
         completes = piece.completes
-        cached += one.tokens[one.computed : one.computed + piece.count]
-        one.computed += piece.count
+        cells = self.kv.of.setdefault(one.slot, {})
+        for position, how in enumerate(wide, one.computed):
+            owner = None if position < one.shared else one.owner
+            cells[position] = Cell(one.tokens[position], owner, how)
+        self.scheduler.advance(piece, bytes(wide))
         one.reached = max(one.reached, min(one.computed, one.prompt_tokens))
-        assert cached == one.tokens[: one.computed]
-        assert sum(map(len, self.cache.values())) <= self.cells
+        assert self.kv.tokens(one.slot) == one.tokens[: one.computed]
+        assert {cell.owner for cell in self.kv.of[one.slot].values()} <= {None, one.owner}, "others' words are private"
+        assert [self.kv.of[one.slot][i].wide for i in range(one.computed)] == [bool(w) for w in one.wide]
+        assert self.kv.used <= self.cells
         if not completes:
             return
         if one.generated >= self.answers.get(one.uid, 1000):

@@ -6,7 +6,7 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-from edged.engine.protocol import Cancel, Finished, Generate, Ready, Step
+from edged.engine.protocol import Cancel, Finished, Generate, Hold, Note, Ready, Release, Step
 from tests.engine.handles import Handle
 
 #: Greedy, and nothing else in force.
@@ -38,11 +38,13 @@ class Answer:
     """What the engine has said about one request so far.
 
     Attributes:
-        deltas: (text, tokens) of each.
+        deltas: (text, number of tokens) of each.
+        ids: of all tokens.
         prefill: (done, total) of each.
     """
 
     deltas: list[tuple[str, int]] = field(default_factory=list)
+    ids: list[int] = field(default_factory=list)
     prefill: list[tuple[int, int]] = field(default_factory=list)
     finished: Finished | None = None
 
@@ -70,6 +72,11 @@ class Talk:
         self.child, self.ready = handle.next(Ready)
         self.answers: dict[int, Answer] = {}
 
+    @property
+    def notes(self) -> list[Note]:
+        """What the engine has logged so far."""
+        return [report for _, report in self._handle.heard if isinstance(report, Note)]
+
     def ask(self, prompt: str | None = None, **fields: Any) -> int:
         """Send a request; returns its uid."""
         uid = next(self._uids)
@@ -80,12 +87,19 @@ class Talk:
     def cancel(self, uid: int) -> None:
         self._handle.send(Cancel(uid), child=self.child)
 
+    def hold(self, uid: int) -> None:
+        self._handle.send(Hold(uid), child=self.child)
+
+    def release(self, uid: int) -> None:
+        self._handle.send(Release(uid), child=self.child)
+
     def listen(self) -> Step:
         """Wait for one step of the engine."""
         _, step = self._handle.next(Step)
         for uid, text, tokens in step.deltas:
             assert self.answers[uid].finished is None, "nothing comes after the end"
-            self.answers[uid].deltas.append((text, tokens))
+            self.answers[uid].deltas.append((text, len(tokens)))
+            self.answers[uid].ids += tokens
         for uid, done, total in step.prefill:
             self.answers[uid].prefill.append((done, total))
         for one in step.finished:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.engine import cores
+from edged.engine import cgroup, cores
 from edged.engine.cores import usable_cores
 
 
@@ -48,21 +48,31 @@ def test_a_quota_is_a_limit_but_for_one_thread(monkeypatch: pytest.MonkeyPatch, 
     assert usable_cores() == usable
 
 
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The control group of edged.service inside of system.slice; its directory."""
+    (tmp_path / "self").write_text("1:cpu:/old\n0::/system.slice/edged.service\n")
+    group = tmp_path / "system.slice" / "edged.service"
+    group.mkdir(parents=True)
+    monkeypatch.setattr(cgroup, "_SELF", tmp_path / "self")
+    monkeypatch.setattr(cgroup, "_ROOT", tmp_path)
+    return group
+
+
 @pytest.mark.parametrize(("limit", "quota"), [("250000 100000", 2), ("50000 100000", 0), ("max 100000", 2**16)])
-def test_the_quota_is_that_of_the_own_control_group(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, quota: int
-) -> None:
-    (tmp_path / "edged.service").mkdir()
-    (tmp_path / "edged.service" / "cpu.max").write_text(f"{limit}\n")
-    read = Path.read_text
-
-    def read_text(path: Path) -> str:
-        return "1:cpu:/old\n0::/edged.service\n" if path == Path("/proc/self/cgroup") else read(path)
-
-    monkeypatch.setattr(Path, "read_text", read_text)
-    monkeypatch.setattr(cores, "_CGROUPS", tmp_path)
+def test_the_quota_is_that_of_the_own_control_group(groups: Path, limit: str, quota: int) -> None:
+    (groups / "cpu.max").write_text(f"{limit}\n")
     assert cores._quota() == quota
-    monkeypatch.setattr(cores, "_CGROUPS", tmp_path / "nowhere")
+
+
+def test_the_quota_of_a_group_around_the_own_one_counts(groups: Path) -> None:
+    (groups / "cpu.max").write_text("400000 100000\n")
+    (groups.parent / "cpu.max").write_text("100000 100000\n")
+    assert cores._quota() == 1
+
+
+def test_without_control_groups_there_is_no_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroup, "_SELF", tmp_path / "nowhere")
     assert cores._quota() == 2**16
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import os
 import selectors
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ import pytest
 from edged.engine import process
 from edged.engine.process import Lost
 from edged.engine.protocol import Cancel, Failed, Finished, Generate, Load, Note, Ready, Step
+from edged.engine.watch import Patience
 from tests.engine.children.serves import READY
 from tests.engine.handles import Handle, running, until
 
@@ -25,9 +28,9 @@ ROOT = Path(__file__).parents[2]
 LOAD = Load(path="scripted")
 
 
-def child(name: str, *arguments: str) -> Handle:
+def child(name: str, *arguments: str, patience: Patience = Patience()) -> Handle:  # noqa: B008 - frozen
     """An engine whose child is one of the scripts beside this file."""
-    return Handle(LOAD, (sys.executable, "-m", f"tests.engine.children.{name}", *arguments))
+    return Handle(LOAD, (sys.executable, "-m", f"tests.engine.children.{name}", *arguments), patience)
 
 
 def generate(uid: int, prompt: str) -> Generate:
@@ -82,7 +85,7 @@ def test_orders_reach_the_child_and_its_reports_come_back() -> None:
     with child("serves") as handle:
         assert handle.next(Ready) == (1, READY)
         handle.send(generate(5, "grüß dich"))
-        assert handle.next(Step) == (1, Step(deltas=[(5, "grüß dich", 1)], finished=[Finished(5, "stop")]))
+        assert handle.next(Step) == (1, Step(deltas=[(5, "grüß dich", [1])], finished=[Finished(5, "stop")]))
         assert handle.engine.alive
         assert handle.engine.pid is not None
         assert running(handle.engine.pid)
@@ -93,7 +96,7 @@ def test_orders_that_were_given_before_the_child_was_there_reach_it() -> None:
     handle.send(generate(1, "early"))
     with handle:
         _, step = handle.next(Step)
-        assert step.deltas == [(1, "early", 1)]
+        assert step.deltas == [(1, "early", [1])]
 
 
 def test_stop_ends_the_child_and_leaves_no_descriptor_behind() -> None:
@@ -145,10 +148,10 @@ def test_a_killed_child_is_lost_and_the_next_one_serves() -> None:
         handle.next(Ready)
         assert handle.engine.pid is not None
         os.kill(handle.engine.pid, signal.SIGKILL)
-        assert handle.next(Lost) == (1, Lost("its process was ended by SIGKILL", 0.01))
+        assert handle.next(Lost) == (1, Lost("its process was ended by SIGKILL", 0.01, outside=True))
         assert handle.next(Ready) == (2, READY)
         handle.send(generate(1, "again"), child=2)
-        assert handle.next(Step)[1].deltas == [(1, "again", 1)]
+        assert handle.next(Step)[1].deltas == [(1, "again", [1])]
 
 
 def test_orders_for_a_child_that_is_gone_are_not_given_to_the_next() -> None:
@@ -160,9 +163,9 @@ def test_orders_for_a_child_that_is_gone_are_not_given_to_the_next() -> None:
         handle.send(generate(3, "late, for the first"))
         handle.send(Cancel(3))
         handle.send(generate(4, "for the second"), child=2)
-        assert handle.next(Step)[1].deltas == [(4, "for the second", 1)]
+        assert handle.next(Step)[1].deltas == [(4, "for the second", [1])]
         handle.send(generate(5, "the end"), child=2)
-        assert handle.next(Step)[1].deltas == [(5, "the end", 1)]
+        assert handle.next(Step)[1].deltas == [(5, "the end", [1])]
 
 
 def test_the_next_child_is_told_the_digest_that_the_first_one_computed() -> None:
@@ -208,7 +211,7 @@ def test_a_child_that_floods_its_standard_error_holds_nothing_up() -> None:
         handle.next(Ready)
         for uid in range(20):
             handle.send(generate(uid, "heard"))
-            assert handle.next(Step)[1].deltas == [(uid, "heard", 1)]
+            assert handle.next(Step)[1].deltas == [(uid, "heard", [1])]
         handle.send(generate(99, "die"))
         _, lost = handle.next(Lost)
         assert lost.reason.startswith("its process was ended by SIGKILL; its last words: ")
@@ -219,9 +222,9 @@ def test_a_child_without_standard_error_is_served_without_spinning(monkeypatch: 
     turns: list[None] = []
     select = selectors.DefaultSelector.select
 
-    def counting(selector: selectors.DefaultSelector) -> list[tuple[selectors.SelectorKey, int]]:
+    def counting(selector: selectors.DefaultSelector, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         turns.append(None)
-        return select(selector)
+        return select(selector, timeout)
 
     monkeypatch.setattr(selectors.DefaultSelector, "select", counting)
     with child("mute") as handle:
@@ -312,3 +315,97 @@ def test_a_child_whose_daemon_is_killed_ends_even_if_it_hangs(starter: Path) -> 
             parent.kill()
             if running(worker):
                 os.kill(worker, signal.SIGKILL)
+
+
+#: Nobody waits long, and a busy machine is given some time nevertheless.
+IMPATIENT = Patience(look_s=0.05, still_s=1.0, step_s=1.5, steps=3.0, first_s=2.0, between_s=2.0, loading_s=1.5)
+
+
+@pytest.mark.parametrize(
+    ("hang", "why"),
+    [
+        ("stop", "has not moved for 1 s"),
+        ("wait in a step", "has not moved for 1 s in a step that should take 0.1 s"),
+        ("spin in a step", "has computed for 2 s without a result in a step that should take 0.1 s"),
+        ("spin in an unknown step", "has computed for 2 s without a result"),
+        ("spin", "has computed for 2 s without a result"),
+        ("load", "has not moved for 2 s while it loaded"),
+    ],
+)
+def test_a_child_that_hangs_is_replaced(hang: str, why: str) -> None:
+    with child("hangs", hang, patience=IMPATIENT) as handle:
+        if hang != "load":
+            handle.next(Ready)
+            handle.send(generate(1, "hang"))
+        number, lost = handle.next(Lost)
+        assert (number, lost.outside) == (1, False)
+        assert why in lost.reason
+        if hang != "load":
+            assert handle.next(Ready)[0] == 2
+
+
+def test_a_step_that_takes_long_as_expected_is_no_hang() -> None:
+    with child("hangs", "spin in a long step", patience=IMPATIENT) as handle:
+        handle.next(Ready)
+        handle.send(generate(1, "hang"))
+        assert handle.next(Step)[1].finished == [Finished(1, "stop")]
+
+
+def test_a_child_without_work_may_stand_still() -> None:
+    with child("hangs", "nothing", patience=Patience(look_s=0.05, still_s=1.5, between_s=1.5)) as handle:
+        handle.next(Ready)
+        for uid in (1, 2):
+            handle.send(generate(uid, "serve"))
+            assert handle.next(Step)[0] == 1
+            time.sleep(2.0)
+        assert not any(isinstance(report, Lost) for _, report in handle.heard)
+
+
+@pytest.mark.parametrize(
+    ("number", "outside"), [(signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGABRT, False)], ids=str
+)
+def test_whether_a_child_was_killed_from_outside_is_told(number: signal.Signals, outside: bool) -> None:
+    with child("serves") as handle:
+        handle.next(Ready)
+        assert handle.engine.pid is not None
+        os.kill(handle.engine.pid, number)
+        _, lost = handle.next(Lost)
+        assert (lost.outside, number.name in lost.reason) == (outside, True)
+
+
+def test_a_child_that_the_kernel_killed_for_its_memory_was_not_killed_from_outside(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr(process, "oom_kills", lambda: next(counts))
+    with child("serves") as handle:
+        handle.next(Ready)
+        assert handle.engine.pid is not None
+        os.kill(handle.engine.pid, signal.SIGKILL)
+        _, lost = handle.next(Lost)
+        assert not lost.outside
+        assert "SIGKILL because memory ran out" in lost.reason
+
+
+def test_why_a_model_cannot_be_loaded_is_handed_on() -> None:
+    with child("fails", "no room", "out_of_memory") as handle:
+        assert handle.next(Lost)[1].error == "out_of_memory"
+
+
+def test_a_cancelled_request_aborts_the_step_that_has_long_to_go() -> None:
+    with child("hangs", "until aborted") as handle:
+        handle.next(Ready)
+        handle.send(generate(1, "hang"))
+        assert handle.next(Note)[1].text == "in a step"
+        handle.send(Cancel(1))
+        assert handle.next(Step)[1].finished == [Finished(1, "cancelled")]
+
+
+def test_a_step_that_is_about_to_end_is_not_aborted_nor_one_for_somebody_unknown() -> None:
+    with child("hangs", "short steps") as handle:
+        handle.next(Ready)
+        handle.send(generate(1, "hang"))
+        handle.next(Note)
+        handle.send(Cancel(1))
+        handle.send(Cancel(7))
+        assert handle.next(Step)[1].finished == [Finished(1, "stop")]

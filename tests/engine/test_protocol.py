@@ -20,12 +20,14 @@ from edged.engine.protocol import (
     Failed,
     Finished,
     Generate,
+    Hold,
     Load,
     Loading,
     Note,
     Order,
     ProtocolError,
     Ready,
+    Release,
     Report,
     Step,
     encode,
@@ -49,7 +51,7 @@ _finished = st.builds(
 )
 _step = st.builds(
     Step,
-    deltas=st.lists(st.tuples(_whole, st.text(), _size), max_size=4),
+    deltas=st.lists(st.tuples(_whole, st.text(), st.lists(_whole, max_size=3)), max_size=4),
     prefill=st.lists(st.tuples(_whole, _size, _size), max_size=4),
     finished=st.lists(_finished, max_size=3),
 )
@@ -89,6 +91,8 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     _load,
     _generate,
     st.builds(Cancel, _whole),
+    st.builds(Hold, _whole),
+    st.builds(Release, _whole),
     st.builds(Loading, _real),
     _ready,
     st.builds(Failed, st.text()),
@@ -96,7 +100,7 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(Note, st.text(), st.text()),
 )
 FINISHED = Finished(uid=1, reason="stop", timings={"prefill_time_ms": 1.5})
-STEP = Step(deltas=[(1, "ü", 2)], prefill=[(3, 4, 5)], finished=[FINISHED])
+STEP = Step(deltas=[(1, "ü", [2, 7])], prefill=[(3, 4, 5)], finished=[FINISHED])
 
 
 def frame(body: bytes) -> bytes:
@@ -172,10 +176,12 @@ def test_a_value_of_another_type_never_gets_through(message: Message, value: Any
         ("deltas", 5),
         ("deltas", None),
         ("deltas", [[1, "text"]]),
-        ("deltas", [[1, "text", 1, 1]]),
-        ("deltas", [["1", "text", 1]]),
-        ("deltas", [[True, "text", 1]]),
-        ("deltas", [[1, 2, 3]]),
+        ("deltas", [[1, "text", [1], 1]]),
+        ("deltas", [["1", "text", [1]]]),
+        ("deltas", [[True, "text", [1]]]),
+        ("deltas", [[1, 2, [3]]]),
+        ("deltas", [[1, "text", 3]]),
+        ("deltas", [[1, "text", ["3"]]]),
         ("deltas", {"uid": 1}),
         ("prefill", [[1, 2.5, 3]]),
         ("finished", [5]),
@@ -211,6 +217,8 @@ def test_a_number_without_a_point_is_a_float_where_one_is_due() -> None:
         b'{"op":["step"]}',
         b'{"op":"cancel"}',
         b'{"op":"cancel","uid":1,"why":"so"}',
+        b'{"op":"hold"}',
+        b'{"op":"release","uid":"1"}',
         b'{"op":"loading","fraction":Infinity}',
         b'{"op":"failed","message":"\xff"}',
         b"[" * 200_000,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from tests.engine.handles import Handle
 from tests.engine.talk import Talk, counting
 
 
-def failure(path: Path | str, **load: int) -> str:
+def failure(path: Path | str, **load: Any) -> str:
     """The sentence with which a model is refused: the same as the child's report, and as the reason of its end."""
     with Handle(Load(path=str(path), threads=1, digest="known", **load)) as handle:
         _, failed = handle.next(Failed)

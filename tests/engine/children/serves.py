@@ -26,7 +26,7 @@ def main() -> None:
                     if order.prompt == "die":
                         os.kill(os.getpid(), signal.SIGKILL)
                     done = Finished(order.uid, "stop")
-                    sock.sendall(encode(Step(deltas=[(order.uid, order.prompt or "", 1)], finished=[done])))
+                    sock.sendall(encode(Step(deltas=[(order.uid, order.prompt or "", [1])], finished=[done])))
 
 
 if __name__ == "__main__":

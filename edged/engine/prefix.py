@@ -1,0 +1,284 @@
+"""What was computed for earlier requests, kept in the KV cache for those that begin alike.
+
+A radix tree over tokens (as in Zheng et al., "SGLang: Efficient Execution of Structured Language Model Programs",
+section 3): every node is a run of tokens, and a path from the root is a beginning that needs no prefill. The cells
+stay where they are; llama.cpp's sequence ids keep them alive, one for every leaf, which holds the whole path to it.
+
+A node belongs to the owner whose request left it, and only that owner's requests find it; else how fast an answer
+begins would tell what others have asked. Nodes without an owner hold the operator's own words and serve everybody; an
+owner's may hang below them, never the other way round. Knows tokens and cells, nothing of llama.cpp.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from edged.engine.allowance import Allowance, alike
+
+#: From so many tokens on that are computed at once, flash attention on a CPU takes another kernel, whose numbers differ
+#: in their last digits.
+WIDE = 64
+#: Beginnings shorter than this are computed again sooner than they are looked after: tokens.
+_LEAST = 16
+
+
+class KVCache(Protocol):
+    """The cells of the KV cache. A cell may belong to several sequences; nobody's is free."""
+
+    def copy(self, source: int, target: int, start: int, end: int) -> None:
+        """Let the target own the source's cells of positions `start` to `end` (exclusive) as well."""
+
+    def drop(self, sequence: int, start: int = 0, end: int | None = None) -> bool:
+        """Take away a sequence's cells of positions `start` to `end` (exclusive; None = all that follow).
+
+        Returns:
+            False where this kind of cache can only be dropped whole, and nothing was done.
+        """
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A run of tokens behind its parent's.
+
+    Attributes:
+        wide: for each token 1 where it was computed with `WIDE` or more at once, else 0.
+        end: the position behind its last token.
+        locks: how many running sequences stand on it or below it.
+        used: when it was last of use; a counter.
+        reach: how many cells were in use at most while it was computed: its own are not behind that.
+        sequence: of a leaf: llama.cpp's sequence id that keeps the path to it; -1 above.
+    """
+
+    tokens: list[int]
+    wide: bytes
+    parent: Node | None
+    owner: str | None
+    end: int
+    locks: int = 0
+    used: int = 0
+    reach: int = 0
+    sequence: int = -1
+    children: dict[tuple[str | None, int], Node] = field(default_factory=dict)
+
+    @property
+    def start(self) -> int:
+        """The position of its first token."""
+        return self.end - len(self.tokens)
+
+    @property
+    def path_wide(self) -> bytes:
+        """`wide` of all tokens from the root to its end."""
+        return b"".join(reversed([node.wide for node in self.path()]))
+
+    def path(self) -> Iterator[Node]:
+        """Itself and what is above it, without the root."""
+        node = self
+        while node.parent is not None:
+            yield node
+            node = node.parent
+
+
+class PrefixCache:
+    """The tree.
+
+    Args:
+        kv: the cells.
+        sequences: llama.cpp's sequence ids that it may use, one for each leaf; without any, it keeps nothing.
+        cells: of the whole KV cache.
+
+    Attributes:
+        cells: that it holds, those included that running sequences use as well.
+        locked: of them, those that running sequences use: they cannot be evicted.
+    """
+
+    def __init__(self, kv: KVCache, sequences: Iterable[int], cells: int) -> None:
+        self._kv = kv
+        self._allowance = Allowance(cells)
+        self._free = list(sequences)
+        self._root = Node([], b"", None, None, 0)
+        self._leaves: dict[int, Node] = {}
+        self._clock = 0
+        self.cells = 0
+        self.locked = 0
+
+    def attach(self, slot: int, tokens: list[int], owner: str | None, wide: bytes | None = None) -> Node:
+        """Give a running sequence the longest beginning of its tokens that there is.
+
+        At least the last token is left to compute, because only that brings logits.
+
+        Args:
+            slot: the sequence, which has no cells yet.
+            tokens: all of its tokens.
+            owner: whose it is.
+            wide: only what was computed in just this way (`Node.wide`) is taken; None = all.
+
+        Returns:
+            The node it stands on, locked until `release`; its `end` is how many tokens need no prefill.
+        """
+        node, length = self._find(self._root, tokens[:-1], owner, wide)
+        self._allowance.asked(owner, tokens, length if length >= _LEAST else 0)
+        if length < _LEAST:
+            return self._root
+        if length < node.end:
+            node = self._split(node, length)
+        self._kv.copy(self._leaf_below(node).sequence, slot, 0, length)
+        self._lock(node, 1)
+        return node
+
+    def peek(self, tokens: list[int], owner: str | None, wide: bytes | None = None) -> tuple[int, int]:
+        """What `attach` would find: how many tokens, and how many of them are in cells that are not locked yet."""
+        node, length = self._find(self._root, tokens[:-1], owner, wide)
+        if length < _LEAST:
+            return 0, 0
+        return length, sum(min(one.end, length) - one.start for one in node.path() if not one.locks)
+
+    def insert(
+        self,
+        slot: int,
+        tokens: list[int],
+        wide: bytes,
+        owner: str | None,
+        stands_on: Node,
+        *,
+        reach: int = 0,
+        adopt: bool = True,
+    ) -> Node:
+        """Keep what a sequence has computed.
+
+        Where the tree has some of it already, the sequence's own cells for that are given back for the tree's.
+
+        Args:
+            slot: the sequence.
+            tokens: those that are computed, from the first on.
+            wide: how; see `Node.wide`.
+            owner: whose it is to be; None = everybody's.
+            stands_on: the node that it has a lock on.
+            reach: how many cells were in use at most while the sequence was computed.
+            adopt: whether it may go on with cells that were computed for another.
+
+        Returns:
+            The node it stands on from now on, locked instead of the other.
+        """
+        node, length = self._find(self._root, tokens, owner, None)
+        if len(tokens) < _LEAST or length < stands_on.end or (length > stands_on.end and not adopt):
+            return stands_on
+        if length < node.end:
+            node = self._split(node, length)
+        self._lock(node, 1)  # first, so that making room cannot take it away
+        self._lock(stands_on, -1)
+        start = stands_on.end if stands_on in (self._root, *node.path()) else 0
+        if length > start:
+            self._kv.drop(slot, start, length)
+            self._kv.copy(self._leaf_below(node).sequence, slot, start, length)
+        if length == len(tokens):
+            return node
+        leaf = self._append(node, tokens[length:], wide[length:], owner)
+        if leaf is None:
+            return node
+        leaf.reach = reach
+        self._kv.copy(slot, leaf.sequence, length, len(tokens))
+        self._lock(leaf, 1)
+        self._lock(node, -1)
+        return leaf
+
+    def release(self, node: Node) -> None:
+        """A sequence that stood on the node is gone. Unused leaves beyond the allowance go, but for the last one."""
+        self._lock(node, -1)
+        allowed = self._allowance.cells
+        for leaf in sorted(self._leaves.values(), key=lambda one: one.used):
+            # Not only how many cells are used counts, but how far they reach: a step passes over all up to the last.
+            too_many = self.cells - self.locked > allowed or leaf.reach > allowed
+            # The last one stays however long it is, unless it only lies far because of others.
+            last = leaf.used == self._clock and leaf.reach <= leaf.end + allowed
+            if too_many and not leaf.locks and not last:
+                tokens = [token for one in reversed(list(leaf.path())) for token in one.tokens]
+                self._allowance.dropped(leaf.owner, tokens)
+                self._remove(leaf)
+
+    def evict(self, cells: int) -> int:
+        """Free at least so many cells, those first that were of no use for longest; returns how many it freed."""
+        freed = 0
+        while freed < cells and (leaf := self._oldest()) is not None:
+            freed += len(leaf.tokens)
+            self._remove(leaf)
+        return freed
+
+    def _find(self, node: Node, tokens: list[int], owner: str | None, wide: bytes | None) -> tuple[Node, int]:
+        """The deepest node that shares a beginning with the tokens below `node`, and how long that is."""
+        best, longest = node, node.end
+        if longest >= len(tokens):
+            return best, longest
+        for who in {None, owner} if node.owner is None else {owner}:
+            child = node.children.get((who, tokens[node.end]))
+            if child is None:
+                continue
+            length = child.start + alike(child.tokens, tokens[child.start : child.end])
+            if wide is not None:
+                length = min(length, child.start + alike(child.wide, wide[child.start : child.end]))
+            if length == child.start:
+                continue
+            found = (child, length) if length < child.end else self._find(child, tokens, owner, wide)
+            if found[1] > longest:
+                best, longest = found
+        return best, longest
+
+    def _split(self, node: Node, at: int) -> Node:
+        """Cut a node in two at that position; returns the upper one."""
+        assert node.parent is not None  # noqa: S101 - the root has no tokens to cut
+        keep = at - node.start
+        upper = Node(
+            node.tokens[:keep], node.wide[:keep], node.parent, node.owner, at, node.locks, node.used, node.reach
+        )
+        node.parent.children[node.owner, node.tokens[0]] = upper
+        node.tokens, node.wide, node.parent = node.tokens[keep:], node.wide[keep:], upper
+        upper.children[node.owner, node.tokens[0]] = node
+        return upper
+
+    def _append(self, parent: Node, tokens: list[int], wide: bytes, owner: str | None) -> Node | None:
+        """Make a leaf below a node, with a sequence id that keeps the path to it; None where none is to be had."""
+        while parent.sequence < 0 and not self._free:
+            if not self.evict(1):
+                return None
+        if parent.sequence >= 0:  # a leaf so far: its own goes on in the new one
+            sequence, parent.sequence = parent.sequence, -1
+            del self._leaves[sequence]
+        else:
+            sequence = self._free.pop()
+            if parent.end:
+                self._kv.copy(self._leaf_below(parent).sequence, sequence, 0, parent.end)
+        leaf = Node(tokens, wide, parent, owner, parent.end + len(tokens), sequence=sequence)
+        parent.children[owner, tokens[0]] = leaf
+        self._leaves[sequence] = leaf
+        self.cells += len(tokens)
+        return leaf
+
+    def _remove(self, leaf: Node) -> None:
+        parent = leaf.parent
+        assert parent is not None  # noqa: S101 - the root is no leaf
+        del parent.children[leaf.owner, leaf.tokens[0]]
+        del self._leaves[leaf.sequence]
+        self.cells -= len(leaf.tokens)
+        if parent.children or parent.parent is None:
+            self._kv.drop(leaf.sequence)
+            self._free.append(leaf.sequence)
+        else:  # the parent is a leaf now
+            self._kv.drop(leaf.sequence, parent.end)
+            parent.sequence = leaf.sequence
+            self._leaves[parent.sequence] = parent
+
+    def _oldest(self) -> Node | None:
+        return min((leaf for leaf in self._leaves.values() if not leaf.locks), key=lambda n: n.used, default=None)
+
+    def _lock(self, node: Node, change: int) -> None:
+        self._clock += 1
+        for one in node.path():
+            before, one.locks, one.used = one.locks, one.locks + change, self._clock
+            self.locked += len(one.tokens) * ((one.locks > 0) - (before > 0))
+
+    @staticmethod
+    def _leaf_below(node: Node) -> Node:
+        while node.children:
+            node = next(iter(node.children.values()))
+        return node

@@ -1,0 +1,223 @@
+"""The prefix cache by itself: what it keeps, whom it serves, and what goes first."""
+
+from __future__ import annotations
+
+import pytest
+
+from edged.engine.prefix import Node, PrefixCache
+from tests.engine.simulated import Cell, Cells
+
+SLOT = 0
+
+
+class Cached:
+    """A cache, and requests that are computed at once and end."""
+
+    def __init__(self, ids: int = 4, cells: int = 10_000) -> None:
+        self.kv = Cells()
+        self.cache = PrefixCache(self.kv, range(10, 10 + ids), cells)
+
+    def begin(self, tokens: list[int], owner: str | None = "a", slot: int = SLOT) -> Node:
+        """A request computes all of its tokens and runs on; where it stands."""
+        node = self.cache.attach(slot, tokens, owner)
+        cells = self.kv.of.setdefault(slot, {})
+        for position in range(node.end, len(tokens)):
+            cells[position] = Cell(tokens[position], owner, wide=False)
+        return self.cache.insert(slot, tokens, bytes(len(tokens)), owner, node)
+
+    def end(self, node: Node, slot: int = SLOT) -> None:
+        self.kv.drop(slot)
+        self.cache.release(node)
+
+    def keep(self, tokens: list[int], owner: str | None = "a") -> None:
+        self.end(self.begin(tokens, owner))
+
+    def found(self, tokens: list[int], owner: str | None = "a") -> int:
+        """How much of the tokens is there for that owner."""
+        length, _ = self.cache.peek([*tokens, -1], owner)
+        return length
+
+
+def run(start: int, count: int = 40) -> list[int]:
+    return list(range(start, start + count))
+
+
+def test_an_empty_cache_has_nothing() -> None:
+    assert Cached().found(run(0)) == 0
+
+
+def test_the_longest_common_beginning_is_found() -> None:
+    cached = Cached()
+    cached.keep(run(0, 100))
+    assert cached.found([*run(0, 60), *run(900)]) == 60
+    assert cached.found(run(0, 200)) == 100
+
+
+def test_beginnings_of_a_few_tokens_are_not_worth_it() -> None:
+    cached = Cached()
+    cached.keep(run(0, 15))
+    cached.keep(run(0, 100))
+    assert cached.found([*run(0, 15), *run(900)]) == 0
+    assert cached.found([*run(0, 16), *run(900)]) == 16
+
+
+def test_two_continuations_share_their_beginning() -> None:
+    cached = Cached()
+    cached.keep([*run(0, 50), *run(100)])
+    cached.keep([*run(0, 50), *run(200)])
+    assert cached.cache.cells == cached.kv.used == 50 + 40 + 40
+    assert cached.found([*run(0, 50), *run(100)]) == cached.found([*run(0, 50), *run(200)]) == 90
+
+
+def test_an_owners_words_are_for_that_owner() -> None:
+    cached = Cached()
+    cached.keep(run(0, 50), "a")
+    assert cached.found(run(0, 50), "b") == 0
+    assert cached.found(run(0, 50), "a") == 50
+
+
+def test_everybodys_words_are_for_everybody_and_owners_go_on_from_them() -> None:
+    cached = Cached()
+    cached.keep(run(0, 50), None)
+    cached.keep([*run(0, 50), *run(100)], "a")
+    assert cached.found([*run(0, 50), *run(100)], "a") == 90
+    assert cached.found([*run(0, 50), *run(100)], "b") == 50
+    assert cached.cache.cells == 90
+
+
+def test_what_became_everybodys_later_is_found_beside_an_owners_own() -> None:
+    cached = Cached()
+    cached.keep(run(0, 30), "a")
+    cached.keep(run(0, 50), None)
+    assert cached.found(run(0, 50), "a") == cached.found(run(0, 50), "b") == 50
+    cached.keep(run(0, 80), "a")
+    assert cached.found(run(0, 80), "a") == 80
+
+
+def test_what_was_of_no_use_for_longest_goes_first() -> None:
+    cached = Cached()
+    for start in (0, 100, 200):
+        cached.keep(run(start))
+    cached.keep(run(0))  # of use again
+    assert cached.cache.evict(1) == 40
+    assert [cached.found(run(start)) for start in (0, 100, 200)] == [40, 0, 40]
+
+
+def test_a_common_beginning_outlives_its_continuations() -> None:
+    cached = Cached()
+    cached.keep([*run(0, 50), *run(100)])
+    cached.keep([*run(0, 50), *run(200)])
+    assert cached.cache.evict(41) == 80
+    assert cached.found(run(0, 50)) == 50
+    assert cached.kv.used == 50
+
+
+def test_what_is_in_use_stays() -> None:
+    cached = Cached()
+    node = cached.begin(run(0))
+    assert cached.cache.evict(1000) == 0
+    assert (cached.cache.cells, cached.cache.locked) == (40, 40)
+    cached.end(node)
+    assert cached.cache.locked == 0
+    assert cached.cache.evict(1000) == 40
+    assert cached.kv.of == {}
+
+
+def test_without_a_free_id_the_oldest_leaf_makes_way() -> None:
+    cached = Cached(ids=2)
+    for start in (0, 100, 200):
+        cached.keep(run(start))
+    assert [cached.found(run(start)) for start in (0, 100, 200)] == [0, 40, 40]
+
+
+def test_where_all_ids_are_in_use_nothing_more_is_kept() -> None:
+    cached = Cached(ids=1)
+    node = cached.begin(run(0))
+    other = cached.begin(run(100), slot=1)
+    assert cached.found(run(100)) == 0
+    cached.end(other, slot=1)
+    cached.end(node)
+    assert cached.cache.locked == 0
+
+
+def test_without_ids_it_keeps_nothing_at_all() -> None:
+    cached = Cached(ids=0)
+    cached.keep(run(0))
+    assert (cached.found(run(0)), cached.cache.cells, cached.kv.of) == (0, 0, {})
+
+
+def test_a_sequence_goes_on_with_the_trees_cells_where_another_was_first() -> None:
+    cached = Cached()
+    first = cached.begin(run(0), slot=0)
+    # The second one began before the first had finished its prompt, and found nothing.
+    for position, token in enumerate(run(0, 45)):
+        cached.kv.of.setdefault(1, {})[position] = Cell(token, "a", wide=True)
+    root = cached.cache.attach(2, run(900), "a")
+    second = cached.cache.insert(1, run(0, 45), b"\1" * 45, "a", root)
+    assert second.end == 45
+    assert second.path_wide == bytes(40) + b"\1" * 5
+    assert cached.kv.used == cached.cache.cells == 45
+    cached.end(first, slot=0)
+    cached.end(second, slot=1)
+
+
+def test_a_sequence_that_may_not_keeps_its_own() -> None:
+    cached = Cached()
+    first = cached.begin(run(0), slot=0)
+    for position, token in enumerate(run(0, 45)):
+        cached.kv.of.setdefault(1, {})[position] = Cell(token, "a", wide=True)
+    root = cached.cache.attach(2, run(900), "a")
+    assert cached.cache.insert(1, run(0, 45), b"\1" * 45, "a", root, adopt=False) is root
+    assert cached.kv.used == 40 + 45
+    cached.end(first, slot=0)
+
+
+@pytest.mark.parametrize("cut", [16, 20, 39])
+def test_what_was_computed_otherwise_is_passed_over_where_it_matters(cut: int) -> None:
+    cached = Cached()
+    for position, token in enumerate(run(0)):
+        cached.kv.of.setdefault(SLOT, {})[position] = Cell(token, "a", wide=position < cut)
+    root = cached.cache.attach(1, run(900), "a")
+    node = cached.cache.insert(SLOT, run(0), b"\1" * cut + bytes(40 - cut), "a", root)
+    cached.end(node)
+    assert cached.cache.peek([*run(0), -1], "a", b"\1" * 41) == (cut, cut)
+    assert cached.cache.peek([*run(0), -1], "a", b"\1" * 16 + bytes(25)) == ((40, 40) if cut == 16 else (16, 16))
+
+
+# --- the allowance ---
+
+
+def test_what_nobody_asks_for_again_takes_no_more_than_its_part() -> None:
+    cached = Cached(ids=40)
+    for start in range(0, 3000, 100):
+        cached.keep(run(start))
+    assert cached.cache.cells <= 256 + 40
+
+
+def test_the_last_one_stays_however_long_it_is() -> None:
+    cached = Cached()
+    cached.keep(run(0, 900))
+    assert cached.found(run(0, 900)) == 900
+    cached.keep(run(1000, 60))
+    assert cached.found(run(0, 900)) == 0
+
+
+def two_by_turns(cached: Cached, turns: int = 4) -> None:
+    """Two conversations, together longer than what is allowed at first."""
+    for _ in range(turns):
+        cached.keep(run(0, 400))
+        cached.keep(run(1000, 400), "b")
+
+
+def test_what_is_missed_makes_the_allowance_grow() -> None:
+    cached = Cached()
+    two_by_turns(cached)
+    assert cached.found(run(0, 400)) == cached.found(run(1000, 400), "b") == 400
+
+
+def test_the_allowance_shrinks_when_nothing_is_found_any_more() -> None:
+    cached = Cached(ids=100)
+    two_by_turns(cached)
+    for start in range(5000, 15_000, 100):
+        cached.keep(run(start))
+    assert cached.cache.cells <= 256 + 40
