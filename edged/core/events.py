@@ -6,10 +6,13 @@ Nothing here does anything: the daemon feeds events to `Core.handle` and perform
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged.wire.errors import ErrorCode
 from edged.wire.messages import ModelCard
+
+if TYPE_CHECKING:
+    from edged.core.records import Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,8 @@ class MessageArrived:
     Attributes:
         ack: what `Acknowledge` has to name; None at QoS 0.
         expiry_s: what was left of the MQTT 5 Message Expiry Interval, seconds.
+        packet_id: the broker's; None at QoS 0.
+        duplicate: the DUP flag: the broker has sent it before, and had no PUBACK for it.
     """
 
     topic: str
@@ -45,11 +50,21 @@ class MessageArrived:
     correlation: bytes | None = None
     expiry_s: float | None = None
     ack: object | None = None
+    packet_id: int | None = None
+    duplicate: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerConnected:
-    """Connected and subscribed: publishes flow again."""
+    """Connected and subscribed: publishes flow again.
+
+    Attributes:
+        session_present: the broker still has the session: subscriptions, and what came meanwhile.
+        maximum_packet: bytes of the largest packet that it takes; None where it says nothing.
+    """
+
+    session_present: bool = False
+    maximum_packet: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +84,40 @@ class Published:
 
     token: object
     reason_code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmations:
+    """Several `Published`, in order: the broker confirms the chunks of all streams at nearly the same time."""
+
+    of: tuple[Published, ...]
+
+
+# --- events: from the journal's side --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """The rows of a `Record` are written, and survive the end of the process; or none of them is.
+
+    Attributes:
+        error: why they are not; None where they are.
+    """
+
+    number: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The rows of all `Record`s up to this one survive a power cut, too.
+
+    Attributes:
+        error: why that is not certain; None where it is.
+    """
+
+    number: int
+    error: str | None = None
 
 
 # --- events: from the engine's side ---------------------------------------------------------------------------------
@@ -92,19 +141,28 @@ class EngineReady:
 
 @dataclass(frozen=True, slots=True)
 class EngineLost:
-    """The child process ended or was given up; what it was generating is gone."""
+    """The child process ended or was given up; another will be started.
+
+    Attributes:
+        error: why it could not load the model; None where it had loaded it, or died without a word.
+        outside: it was killed from outside, by no fault of what it was generating.
+        retry_in_s: seconds until the next one is started.
+    """
 
     model: str
     reason: str
+    error: ErrorCode | None = None
+    outside: bool = False
+    retry_in_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """New text of one request: whole characters, `n` tokens."""
+    """New text of one request: whole characters, and the tokens behind it."""
 
     uid: int
     text: str
-    n: int
+    tokens: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +195,17 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class EngineStep:
-    """What one turn of the engine's loop brought: all sequences of one batch together."""
+    """What some turns of the engine's loop brought: all sequences of its batches together.
+
+    Attributes:
+        held_s: how long the oldest of the text has waited for the rest, seconds.
+    """
 
     model: str
     deltas: tuple[Delta, ...] = ()
     prefill: tuple[PrefillProgress, ...] = ()
     finished: tuple[Finished, ...] = ()
+    held_s: float = 0.0
 
 
 # --- events: from the daemon itself ---------------------------------------------------------------------------------
@@ -165,10 +228,13 @@ Event = (
     | BrokerConnected
     | BrokerDisconnected
     | Published
+    | Confirmations
     | EngineLoading
     | EngineReady
     | EngineLost
     | EngineStep
+    | Written
+    | Synced
     | Tick
     | Drain
 )
@@ -235,6 +301,10 @@ class Generate:
 
     Attributes:
         messages: (role, content) pairs for the chat template; or None, then `prompt` is completed as it stands.
+        generated: tokens of the answer that were given out already, before the engine died.
+        owner: whose request it is.
+        shared: so many of the first messages are the operator's own words.
+        exact: the answer must be the same to the last bit as one from an empty cache.
     """
 
     model: str
@@ -243,6 +313,10 @@ class Generate:
     prompt: str | None
     sampling: Sampling
     progress: bool = False
+    generated: tuple[int, ...] = ()
+    owner: str | None = None
+    shared: int = 0
+    exact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +325,35 @@ class Cancel:
 
     model: str
     uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Ask a model's engine to generate nothing more for a request for now, and to keep its place."""
+
+    model: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Ask a model's engine to go on with a request that was held."""
+
+    model: str
+    uid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Write rows into the journal, all or none; `Written` answers, before the next effect is performed.
+
+    Attributes:
+        sync: they are to survive a power cut; `Synced` says when they do.
+    """
+
+    number: int
+    rows: tuple[Row, ...]
+    sync: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,4 +370,4 @@ class Stop:
     """Drained: nothing is left to do but to disconnect and exit."""
 
 
-Effect = Publish | Acknowledge | Generate | Cancel | Log | Stop
+Effect = Publish | Acknowledge | Generate | Cancel | Hold | Release | Record | Log | Stop

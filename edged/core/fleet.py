@@ -6,8 +6,40 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from edged.core.stream import Stream
-from edged.wire.messages import ModelCard
+from edged.core.events import EngineLost, Now
+from edged.core.stream import Ending, State, Stream
+from edged.core.survivors import Survivors, alone
+from edged.wire.errors import ErrorCode
+from edged.wire.messages import Error, ModelCard
+
+#: What is recommended to those who come while a model cannot be loaded, at least: it takes time to load. Seconds.
+_LEAST_RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a model cannot be loaded.
+
+    Attributes:
+        again_at: when it is tried again, monotonic seconds.
+    """
+
+    code: ErrorCode
+    message: str
+    again_at: float
+
+    @classmethod
+    def of(cls, event: EngineLost, now: Now) -> Failure | None:
+        """What an engine died of while it loaded; None where it did not say, or had loaded."""
+        if event.error is None:
+            return None
+        message = f"the model {event.model!r} cannot be loaded: {event.reason}"
+        return cls(event.error, message, now.mono + event.retry_in_s)
+
+    def error(self, now: Now) -> Error:
+        """The same for a final."""
+        wait_s = max(_LEAST_RETRY_S, self.again_at - now.mono)
+        return Error.of(self.code, self.message, retry_after_ms=round(wait_s * 1000))
 
 
 @dataclass(slots=True)
@@ -18,16 +50,65 @@ class Engine:
         card: what it is, once it is loaded.
         fraction: how much of it is loaded, 0 to 1.
         running: the streams it was given, by uid.
+        survivors: the streams that outlived its predecessor, and wait to go on.
+        failure: it cannot be loaded, as things stand.
     """
 
     card: ModelCard | None = None
     fraction: float = 0.0
     running: dict[int, Stream] = field(default_factory=dict)
+    survivors: Survivors = field(default_factory=Survivors)
+    failure: Failure | None = None
+    _reason: str | None = None
 
     @property
     def free(self) -> int:
-        """Places for more requests."""
-        return self.card.parallel - len(self.running) if self.card else 0
+        """Places for new requests; none before all survivors have theirs, nor beside a suspect."""
+        if self.card is None or self.survivors or alone(self.running.values()):
+            return 0
+        return self.card.parallel - len(self.running)
+
+    def next_survivor(self) -> Stream | None:
+        """Take out the survivor that goes on now, if one can."""
+        return self.survivors.next(self.running.values(), self.card.parallel) if self.card else None
+
+    def make_way(self) -> list[Stream]:
+        """Set those aside that have been cleared while others have not, and tell who is to be cancelled for it."""
+        if not self.survivors.suspects:
+            return []
+        cleared = [s for s in self.running.values() if s.state is State.RUNNING and not s.suspected and not s.aside]
+        for stream in cleared:
+            stream.aside = True
+        return cleared
+
+    def let_go(self, uid: int) -> Stream | None:
+        """The child has done with a request: the stream that ends with that; None for one that only made way."""
+        stream = self.running.pop(uid, None)
+        if stream is not None and stream.aside and stream.ending is None:
+            stream.make_way()
+            self.survivors.add(stream)
+            return None
+        return stream
+
+    def is_news(self, event: EngineLost) -> bool:
+        """Whether a loss says more than the one before: the same reason at every attempt to load would fill the log."""
+        return event.error is None or self.card is not None or event.reason != self._reason
+
+    def lose(self, event: EngineLost, now: Now) -> list[tuple[Stream, Ending]]:
+        """The child is gone: who ends with it, and how. The others wait to go on."""
+        self.card, self.fraction = None, 0.0
+        self.failure = Failure.of(event, now)
+        self._reason = event.reason if self.failure else None
+        streams = sorted(self.running.values(), key=lambda stream: stream.uid)
+        self.running.clear()
+        ends = []
+        for stream in streams:
+            ending = stream.outlive(outside=event.outside)
+            if ending is None:
+                self.survivors.add(stream)
+            else:
+                ends.append((stream, ending))
+        return ends
 
 
 class Fleet:
@@ -47,6 +128,16 @@ class Fleet:
     def running(self) -> list[Stream]:
         """Every stream that an engine has."""
         return [stream for engine in self._engines.values() for stream in engine.running.values()]
+
+    @property
+    def surviving(self) -> list[Stream]:
+        """Every stream that outlived its engine, and waits to go on."""
+        return [stream for engine in self._engines.values() for stream in engine.survivors]
+
+    @property
+    def begun(self) -> list[Stream]:
+        """Every stream that may have text to send."""
+        return self.running + self.surviving
 
     @property
     def running_per_client(self) -> Counter[str | None]:
@@ -72,3 +163,4 @@ class Fleet:
         """Give up everything that runs."""
         for engine in self._engines.values():
             engine.running.clear()
+            engine.survivors.clear()

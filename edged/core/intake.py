@@ -7,10 +7,10 @@ import hashlib
 from dataclasses import dataclass
 
 from edged.core.events import MessageArrived, Sampling
+from edged.core.records import Key
 from edged.core.settings import CoreSettings, ModelSettings
-from edged.core.stream import Key
 from edged.wire.errors import ErrorCode, RequestError, TopicError
-from edged.wire.request import Message, Request, parse_control, parse_request
+from edged.wire.request import Control, Message, Request, parse_control, parse_request
 from edged.wire.topics import Kind, RequestPath, check_publishable, check_reply_topic
 
 
@@ -22,6 +22,7 @@ class Order:
         digest: of the payload: the same id with another digest is a conflict.
         topic: where the reply goes.
         only_final: one message answers it.
+        shared: so many of the first messages are the operator's own words.
         unheard: nobody can know the topic: the id was made here, and no other topic was asked for.
     """
 
@@ -32,6 +33,7 @@ class Order:
     model: str
     sampling: Sampling
     only_final: bool
+    shared: int
     unheard: bool
 
 
@@ -43,6 +45,7 @@ class Refusal(Exception):  # noqa: N818 - the noun says it
         id: the id to answer under.
         topic: where the answer goes; None where there is no topic to publish to.
         public: also told on `events`, because it may have no reader there.
+        retry_after_ms: a good time to wait, where there is one.
     """
 
     code: ErrorCode
@@ -50,6 +53,7 @@ class Refusal(Exception):  # noqa: N818 - the noun says it
     id: str
     topic: str | None
     public: bool = False
+    retry_after_ms: int | None = None
 
 
 class Intake:
@@ -98,19 +102,27 @@ class Intake:
             sampling = self._sampling(request, model, seed)
         except RequestError as error:
             raise Refusal(error.code, error.message, key.id, topic, public=unheard) from None
+        request, shared = _with_default_system(request, model)
         return Order(
             key=key,
-            request=_with_default_system(request, model),
-            digest=hashlib.sha256(event.payload).digest(),
+            request=request,
+            digest=digest(event.payload),
             topic=topic,
             model=model.alias,
             sampling=sampling,
             only_final=kind is Kind.ASK or not request.stream,
+            shared=shared,
             unheard=unheard,
         )
 
-    def control(self, event: MessageArrived) -> Key:
-        """Read a message on a `ctl` topic, which can only be a `cancel`; returns which request it is about.
+    def stand_in(self, key: Key, topic: str, request: Request, *, seed: int) -> Order:
+        """An order for a request that can only be ended, with the parameters of the first model."""
+        model = self._settings.models[0]
+        sampling = self._sampling(request, model, seed)
+        return Order(key, request, b"", topic, model.alias, sampling, only_final=False, shared=0, unheard=False)
+
+    def control(self, event: MessageArrived) -> tuple[Key, Control]:
+        """Read a message on a `ctl` topic: which request it is about, and what it wants.
 
         Raises:
             Refusal: what is wrong, and where to say it.
@@ -119,10 +131,14 @@ class Intake:
         if path is None or path.id is None:
             raise self.misdirected(event, "a control topic names a request: ctl/ID or ctl/CLIENT/ID")
         try:
-            parse_control(event.payload, max_bytes=self._settings.max_payload)
+            control = parse_control(event.payload, max_bytes=self._settings.max_payload)
         except RequestError as error:
             raise Refusal(error.code, error.message, path.id, self._settings.topics.reply(path)) from None
-        return Key(path.client, path.id)
+        return Key(path.client, path.id), control
+
+    def unknown(self, key: Key, message: str) -> Refusal:
+        """The refusal of a control message about a request that is not here."""
+        return Refusal(ErrorCode.UNKNOWN_REQUEST, message, key.id, self._settings.topics.reply(key.path))
 
     def misdirected(self, event: MessageArrived, message: str) -> Refusal:
         """The refusal of a message that is no request, for its reply topic if it has one."""
@@ -208,17 +224,23 @@ class Intake:
         )
 
 
+def digest(payload: bytes) -> bytes:
+    """What tells a repeated request from another one under the same id."""
+    return hashlib.sha256(payload).digest()
+
+
 def _or(value: float | None, default: float) -> float:
     return default if value is None else value
 
 
-def _with_default_system(request: Request, model: ModelSettings) -> Request:
-    """The model's system prompt goes before a conversation that has none."""
+def _with_default_system(request: Request, model: ModelSettings) -> tuple[Request, int]:
+    """The model's system prompt goes before a conversation that has none; and how many messages that makes."""
     system = model.defaults.system
     if system is None or request.raw or request.system is not None:
-        return request
+        return request, 0
     if request.messages is None:
-        return request.model_copy(update={"system": system})
+        return request.model_copy(update={"system": system}), 1
     if any(message.role == "system" for message in request.messages):
-        return request
-    return request.model_copy(update={"messages": [Message(role="system", content=system), *request.messages]})
+        return request, 0
+    messages = [Message(role="system", content=system), *request.messages]
+    return request.model_copy(update={"messages": messages}), 1

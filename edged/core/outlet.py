@@ -1,17 +1,17 @@
-"""What the core says: messages of streams, refusals, events and acknowledgements, collected as effects."""
+"""What the core says beside the streams: refusals, events, log lines and acknowledgements, collected as effects."""
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Literal
 
+from edged.core.acks import Acks
 from edged.core.events import Acknowledge, Effect, Log, Now, Properties, Publish
 from edged.core.intake import Refusal
 from edged.core.meter import Meter
 from edged.core.settings import CoreSettings
-from edged.core.stream import Stream, refusal
+from edged.core.stream import refusal
 from edged.wire.errors import ErrorCode
-from edged.wire.messages import Error, Event, Reply
+from edged.wire.messages import Error, Event
 
 #: Refusals on their way to the broker. Beyond that, QoS 1 requests are not acknowledged, so that the broker holds
 #: back (Receive Maximum), and QoS 0 requests that are refused go unanswered.
@@ -32,7 +32,8 @@ class Outlet:
         self._meter = meter
         self._effects: list[Effect] = []
         self._refusals = 0
-        self._held: deque[object] = deque()
+        self._acks = Acks()
+        #: Refusals and events that the broker has not confirmed.
         self.unconfirmed = 0
 
     def take(self) -> list[Effect]:
@@ -48,32 +49,39 @@ class Outlet:
         """Add a line for operators. No field may hold what users or the model wrote."""
         self.do(Log(level, event, fields))
 
-    def say(self, stream: Stream, message: Reply | None) -> None:
-        """Publish a message of a stream; None is nothing to say."""
-        if message is None:
-            return
-        stream.unconfirmed += 1
-        self._publish(stream.topic, message.payload(), stream.properties, stream)
+    def acknowledge(self, ack: object | None, *, after: int | None) -> None:
+        """Send a PUBACK, in the order of arrival; while too many refusals are on their way it waits.
 
-    def acknowledge(self, ack: object | None) -> None:
-        """Send a PUBACK, in the order of arrival; while too many refusals are on their way it waits."""
-        if ack is None:
-            return
-        if self._held or self._refusals >= _MAX_REFUSALS:
-            self._held.append(ack)
-        else:
-            self.do(Acknowledge(ack))
+        Args:
+            ack: None where there is nothing to acknowledge.
+            after: the number of the record that has to be safe before; None where none has.
+        """
+        self._acks.add(ack, after=after)
+        self._release()
 
-    def refuse(
-        self, why: Refusal, properties: Properties, now: Now, *, came_in: str, qos: int, retry_after_ms: int | None
-    ) -> None:
+    def safe(self, number: int) -> None:
+        """What waits for records up to this one need not wait for them any more."""
+        self._acks.safe(number)
+        self._release()
+
+    def given_up(self, number: int, *, instead: int | None) -> None:
+        """What waits for this record waits for another one, or for none."""
+        self._acks.given_up(number, instead=instead)
+        self._release()
+
+    def _release(self) -> None:
+        if self._refusals < _MAX_REFUSALS:
+            for ack in self._acks.ready():
+                self.do(Acknowledge(ack))
+
+    def refuse(self, why: Refusal, properties: Properties, now: Now, *, came_in: str, qos: int) -> None:
         """Answer what is not executed, in generation 0, and on `events` where the answer may find no reader."""
         self._meter.refused[why.code] += 1
         self.log("info", "refused", id=why.id, code=str(why.code), topic=came_in[:_MAX_TOPIC])
         if qos == 0 and self._refusals >= _MAX_REFUSALS:
             self._meter.unanswered += 1
             return
-        error = Error.of(why.code, why.message, retry_after_ms=retry_after_ms)
+        error = Error.of(why.code, why.message, retry_after_ms=why.retry_after_ms)
         if why.topic is not None:
             message = refusal(error, id=why.id, node=self._settings.topics.node, now=now)
             self._refusal(why.topic, message.payload(), properties)
@@ -91,21 +99,18 @@ class Outlet:
         expiry = Properties(expiry_s=self._settings.keep_s)
         self._refusal(self._settings.topics.events, self._event("ignored", error, topic, None, now), expiry)
 
-    def confirmed(self, token: object) -> Stream | None:
-        """Take note of a PUBACK; returns the stream it belongs to, if it does."""
+    def confirmed(self, token: object) -> bool:
+        """Take note of a PUBACK; whether it was for a refusal or an event."""
+        if not isinstance(token, _RefusalToken):
+            return False
         self.unconfirmed -= 1
-        if isinstance(token, Stream):
-            token.unconfirmed -= 1
-            return token
-        if isinstance(token, _RefusalToken):
-            self._refusals -= 1
-            while self._held and self._refusals < _MAX_REFUSALS:
-                self.do(Acknowledge(self._held.popleft()))
-        return None
+        self._refusals -= 1
+        self._release()
+        return True
 
     def forget_acks(self) -> None:
         """The connection that they belonged to is gone."""
-        self._held.clear()
+        self._acks.clear()
 
     def _event(self, kind: Literal["refused", "ignored"], error: Error, topic: str, id_: str | None, now: Now) -> bytes:
         node = self._settings.topics.node
@@ -115,8 +120,5 @@ class Outlet:
 
     def _refusal(self, topic: str, payload: bytes, properties: Properties) -> None:
         self._refusals += 1
-        self._publish(topic, payload, properties, _RefusalToken())
-
-    def _publish(self, topic: str, payload: bytes, properties: Properties, token: object) -> None:
         self.unconfirmed += 1
-        self.do(Publish(topic, payload, properties=properties, token=token))
+        self.do(Publish(topic, payload, properties=properties, token=_RefusalToken()))

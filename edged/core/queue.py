@@ -35,6 +35,10 @@ class WaitingQueue:
         """How many requests of a client wait."""
         return self._per_client[client]
 
+    def waits(self, model: str) -> bool:
+        """Whether any request for a model waits."""
+        return any((model, priority) in self._lanes for priority in _ORDER)
+
     def add(self, stream: Stream) -> None:
         """Put a request at the end of its client's line."""
         lane = self._lanes.setdefault((stream.model, stream.request.priority), {})

@@ -45,7 +45,8 @@ class CoreSettings:
         flush_s: how long text may wait for more text before it is published, seconds.
         flush_tokens: so many tokens are published without waiting.
         max_waiting: messages of one stream that the broker has not confirmed; beyond that its chunks grow.
-        keep_s: Message Expiry of replies, seconds.
+        max_pause_s: a paused stream goes on by itself after so long, seconds.
+        keep_s: how long an ended request is remembered, and the Message Expiry of replies, seconds.
         metrics_s: interval of the node's metrics, seconds; 0 = none.
         models: the first is the one that requests get which name none.
     """
@@ -62,6 +63,7 @@ class CoreSettings:
     flush_s: float
     flush_tokens: int
     max_waiting: int
+    max_pause_s: float
     keep_s: int
     metrics_s: float
     models: tuple[ModelSettings, ...]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from edged.core.events import Drain, EngineStep, Finished, Published, Stop, Tick
+from edged.core.events import Drain, EngineStep, Finished, MessageArrived, Published, Stop, Tick
 from edged.core.settings import ModelSettings
 from tests.core.world import DEFAULTS, World
 
@@ -111,7 +114,8 @@ def test_same_id_with_the_same_body_starts_nothing() -> None:
     again = world.request("r", "one")
 
     assert len(world.generated) == 1
-    assert len(world.reply()) == 1
+    accepted, copy = world.reply()
+    assert accepted == copy
     assert world.acked == [ack, again]
 
 
@@ -146,12 +150,16 @@ def test_cancel_while_it_waits_runs_and_afterwards() -> None:
 def test_cancel_of_a_stranger() -> None:
     world = World()
     world.ctl("x/nobody")
+    assert not world.reply("x/nobody"), "its request may be on the way"
+    world.wait(2)
 
     [final] = world.reply("x/nobody")
     assert (final["gen"], final["error"]["code"], final["error"]["status"]) == (0, "unknown_request", 404)
 
 
-@pytest.mark.parametrize("payload", ["stop", "pause", '{"op":"replay"}', '{"op":"cancel","x":1}', ""])
+@pytest.mark.parametrize(
+    "payload", ["stop", '{"op":"pause","gen":1}', '{"op":"replay","from_seq":-1}', '{"op":"cancel","x":1}', ""]
+)
 def test_other_words_on_ctl_are_refused(payload: str) -> None:
     world = World()
     world.request("r")
@@ -215,6 +223,38 @@ def test_models_by_alias() -> None:
     assert world.reply("c")[0]["error"]["code"] == "unknown_model"
 
 
+def test_the_engine_hears_whose_request_it_is_and_how_exact_the_answer_has_to_be() -> None:
+    world = World(parallel=4)
+    world.request("ann/a", {"prompt": "a", "seed": 5})
+    world.request("b", {"prompt": "b"})
+
+    assert [(e.owner, e.exact) for e in world.generated] == [("ann", True), (None, False)]
+
+
+@pytest.mark.parametrize(
+    ("request_", "shared"),
+    [
+        ({"prompt": "a"}, 1),
+        ({"messages": [{"role": "user", "content": "a"}]}, 1),
+        ({"prompt": "a", "system": "Be brief."}, 0),
+        ({"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]}, 0),
+        ({"prompt": "a", "raw": True}, 0),
+    ],
+)
+def test_only_the_operators_own_system_prompt_is_everybodys(request_: dict[str, Any], shared: int) -> None:
+    world = World(models=(ModelSettings("m", replace(DEFAULTS, system="Be brief.")),))
+    world.request("a", request_)
+
+    assert world.generated[0].shared == shared
+
+
+def test_without_a_system_prompt_of_the_operators_nothing_is_shared() -> None:
+    world = World()
+    world.request("a")
+
+    assert world.generated[0].shared == 0
+
+
 def test_one_models_full_queue_position_does_not_hold_another() -> None:
     world = World(models=(ModelSettings("m", DEFAULTS), ModelSettings("other", DEFAULTS)), parallel=1)
     world.request("a")
@@ -224,13 +264,12 @@ def test_one_models_full_queue_position_does_not_hold_another() -> None:
     assert [e.model for e in world.generated] == ["m", "other"]
 
 
-def test_drain_refuses_ends_what_waits_and_lets_running_ones_finish() -> None:
+def test_drain_refuses_what_comes_lets_running_ones_finish_and_keeps_what_waits() -> None:
     world = World(parallel=1)
     world.request("runs")
-    world.request("waits")
+    world.request("waits", "waits")
     world.tell(Drain(20))
     world.request("late")
-    assert world.reply("waits")[-1]["error"]["code"] == "draining"
     assert world.reply("late")[-1]["error"]["code"] == "draining"
     assert not any(isinstance(e, Stop) for e in world.effects)
     world.finish(world.generated[0].uid)
@@ -238,6 +277,9 @@ def test_drain_refuses_ends_what_waits_and_lets_running_ones_finish() -> None:
     assert world.reply("runs")[-1]["finish_reason"] == "stop"
     assert sum(isinstance(e, Stop) for e in world.effects) == 1
     assert [s["state"] for s in world.on("status")][-2:] == ["draining", "offline"]
+    assert [message["type"] for message in world.reply("waits")] == ["accepted"]
+    later = World(before=world, boot=8)
+    assert later.generated[0].messages == (("user", "waits"),)
 
 
 @pytest.mark.parametrize("obeys", [True, False])
@@ -335,4 +377,14 @@ def test_nothing_of_an_ended_request_is_kept() -> None:
         world.finish(world.generated[-1].uid)
         world.effects = [e for e in world.effects if e in world.generated[-1:]]
 
-    assert len(world.core._deadlines) < 300
+    parts = world.core._parts
+    assert len(parts.deadlines) < 300
+    assert not any((parts.streams, parts.ending, parts.courier._deliveries, parts.courier._rows))
+
+
+def test_a_message_on_a_topic_of_an_earlier_configuration_is_acknowledged_and_reported() -> None:
+    world = World()
+    world.tell(MessageArrived("other/v1/n/req/r", b"x", ack="a"))
+    assert world.acked == ["a"]
+    assert world.logged("message on a topic of nobody's ignored")
+    assert not world.generated

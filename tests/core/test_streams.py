@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.core.events import EngineLost, EngineStep, PrefillProgress
+from edged.core.events import (
+    Confirmations,
+    Delta,
+    Effect,
+    EngineStep,
+    Event,
+    Now,
+    PrefillProgress,
+    Publish,
+    Published,
+)
 from edged.wire.assembly import Reassembler
 from tests.core.world import World
 
@@ -47,6 +57,63 @@ def test_first_chunk_leaves_at_once_and_later_text_is_rolled_up() -> None:
     assert [(m["text"], m["n"]) for m in world.reply()[1:]] == [("0", 1), ("1234", 4)]
 
 
+def _together(world: World, *names: str) -> list[list[str]]:
+    """Which streams had chunks in the effects of one event, for each event that brought any."""
+    taken: list[list[str]] = []
+    tell = world.core.handle
+
+    def handle(event: Event, now: Now) -> list[Effect]:
+        effects = tell(event, now)
+        topics = [e.topic for e in effects if isinstance(e, Publish) and b'"chunk"' in e.payload]
+        if topics:
+            taken.append([name for name in names if f"edged/v1/n/reply/{name}" in topics])
+        return effects
+
+    world.core.handle = handle  # type: ignore[method-assign]  # a test may listen in
+    return taken
+
+
+def test_chunks_that_are_soon_due_leave_with_one_that_is() -> None:
+    world = World(parallel=3)
+    for name in "abc":
+        world.time += 0.012
+        world.request(name, name)
+        world.say(world.running(name), "first ")
+    for name in "abc":
+        world.say(world.running(name), "second ")
+    together = _together(world, *"abc")
+    assert world.core.wake_at() == pytest.approx(1000.052)
+    world.wait(0.2)
+
+    # a's was due 40 ms after its first, b's 12 ms later and c's 24 ms: that is more than half of the time.
+    assert together == [["a", "b"], ["c"]]
+
+
+def test_chunks_of_streams_that_run_together_come_to_leave_together() -> None:
+    world = World(parallel=3)
+    for name in "abc":
+        world.request(name, name)
+        world.say(world.running(name), "first ")
+        world.time += 0.013
+    together = _together(world, *"abc")
+    for _ in range(40):
+        world.tell(EngineStep("m", deltas=tuple(Delta(world.running(name), "x", (1,)) for name in "abc")))
+        world.wait(0.011)
+    world.wait(0.1)
+
+    assert together[3:] == [list("abc")] * len(together[3:])
+    assert 8 <= len(together) <= 16
+
+
+def test_without_rolling_up_every_text_leaves_at_once() -> None:
+    world = World(flush_s=0.0)
+    world.request()
+    for i in range(4):
+        world.say(world.generated[0].uid, str(i))
+
+    assert [m["text"] for m in world.reply()[1:]] == ["0", "1", "2", "3"]
+
+
 def test_many_tokens_are_sent_without_waiting() -> None:
     world = World(flush_tokens=3)
     world.request()
@@ -69,7 +136,8 @@ def test_chunks_grow_while_the_broker_does_not_confirm() -> None:
 
     world.finish(uid)
 
-    assert waiting == 4
+    assert len(world.reply()) == waiting == 4
+    world.confirm()
     assert len(world.reply()) == waiting + 2  # the rest of the text in one chunk, and the final
     assert "".join(m.get("text", "") for m in world.reply()[:-1]) == "".join(f"{i} " for i in range(100))
 
@@ -86,6 +154,7 @@ def test_what_is_said_is_what_was_generated(pieces: list[tuple[str, float]], con
             world.say(uid, text, tokens)
         world.wait(seconds)
     world.finish(uid)
+    world.confirm()
 
     messages = world.reply()
     assert [m["seq"] for m in messages] == list(range(len(messages)))
@@ -178,20 +247,6 @@ def test_progress_while_the_model_loads() -> None:
     }  # fmt: skip
 
 
-def test_an_engine_that_dies_ends_what_it_ran_with_an_error_and_keeps_the_text() -> None:
-    world = World(parallel=1)
-    world.request("r")
-    world.request("waits")
-    world.say(world.generated[0].uid, "par")
-    world.tell(EngineLost("m", "killed"))
-
-    final = world.reply()[-1]
-    assert (final["error"]["code"], final["error"]["retryable"], final["text"]) == ("internal", True, "par")
-    world.ready(parallel=1)
-    world.finish(world.generated[-1].uid)
-    assert world.reply("waits")[-1]["finish_reason"] == "stop"
-
-
 def test_late_words_of_an_ended_request_are_passed_over() -> None:
     world = World()
     world.request("r")
@@ -202,3 +257,36 @@ def test_late_words_of_an_ended_request_are_passed_over() -> None:
     world.finish(uid)
 
     assert len(world.published) == before
+
+
+def test_text_that_the_engine_has_held_waits_for_no_more_than_the_rest_of_the_time() -> None:
+    world = World()
+    world.request()
+    uid = world.generated[0].uid
+    world.say(uid, "first ")
+    world.time += 0.005
+    world.tell(EngineStep("m", deltas=(Delta(uid, "held", (1,)),), held_s=0.020))
+    assert world.core.wake_at() == pytest.approx(1000.005 - 0.020 + 0.040)
+
+
+def test_text_that_was_held_for_nearly_all_of_the_time_leaves_at_once() -> None:
+    world = World()
+    world.request()
+    uid = world.generated[0].uid
+    world.say(uid, "first ")
+    world.time += 0.005
+    world.tell(EngineStep("m", deltas=(Delta(uid, "held", (1,)),), held_s=0.036))
+    assert [m["text"] for m in world.reply() if m["type"] == "chunk"] == ["first ", "held"]
+
+
+def test_confirmations_that_come_together_each_count() -> None:
+    world = World(parallel=3, max_waiting=1)
+    world.confirms = False
+    for name in "abc":
+        world.request(name, name)
+    accepted = [publish for publish in world.published if publish.token is not None]
+    for name in "abc":
+        world.say(world.running(name), "text")
+    assert not [m for name in "abc" for m in world.reply(name) if m["type"] == "chunk"]
+    world.tell(Confirmations(tuple(Published(publish.token) for publish in accepted)))
+    assert [m["text"] for name in "abc" for m in world.reply(name) if m["type"] == "chunk"] == ["text"] * 3
