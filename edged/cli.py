@@ -7,6 +7,8 @@ Exit codes (sysexits.h): 0 done, 1 failed, 2 wrong usage, 69 unavailable, 75 try
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from edged.config import Settings
 
 #: What `edged run` needs besides: the modules of the extra `daemon`.
-DAEMON_MODULES = ("jinja2", "llama_cpp", "numpy", "structlog")
+DAEMON_MODULES = ("jinja2", "llama_cpp", "numpy", "structlog", "tomlkit")
 
 # Tracebacks with local variables would print prompts and passwords; rich would take longer to import than the rest.
 app = typer.Typer(
@@ -75,9 +77,7 @@ def run(config: ConfigFile = None) -> None:
     with _explained():
         settings = load(config, warn=warnings.append)
         check_files(settings)
-    if missing := [name for name in DAEMON_MODULES if find_spec(name) is None]:
-        typer.echo(f"edged: the daemon needs {', '.join(missing)} as well: pip install 'edged[daemon]'", err=True)
-        raise typer.Exit(os.EX_UNAVAILABLE)
+    _require_daemon("the daemon")
 
     from edged import daemon  # noqa: PLC0415
     from edged.observe import logs  # noqa: PLC0415
@@ -160,6 +160,60 @@ def models(config: ConfigFile = None) -> None:
 
 
 @app.command()
+def tune(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="Alias of a configured model, or the path of a GGUF file. [default: the first model]"),
+    ] = None,
+    *,
+    config: ConfigFile = None,
+    write: Annotated[bool, typer.Option("--write", help="Write what is fastest into the configuration file.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A first impression: one short trial of each.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    requantise: Annotated[
+        bool,
+        typer.Option(
+            "--requantise/--no-requantise",
+            help="Try the file in other types as well. They are made beside the journal; the fastest is kept.",
+        ),
+    ] = True,
+) -> None:
+    """Find the settings with which a model is fastest on this machine: threads, batch, attention, type of the file.
+
+    Nothing is changed without --write. Stop the daemon meanwhile: both would slow each other down.
+    """
+    from edged.config import Sources  # noqa: PLC0415
+
+    with _explained():
+        sources = Sources.gather(config)
+        for warning in sources.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        _require_daemon("edged tune")
+        from edged.tune import child, command  # noqa: PLC0415
+
+        # what runs and what is half written is cleaned up on the way out, whoever ends it
+        before = signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+        try:
+            code = command.tune(
+                model,
+                sources,
+                write=write,
+                quick=quick,
+                as_json=json,
+                requantise=requantise,
+                say=typer.echo,
+                tell=lambda text: typer.echo(text, err=True, nl=False),
+                trials=child.Trials(),
+            )
+        except KeyboardInterrupt:
+            typer.echo("\nedged: interrupted; nothing was changed", err=True)
+            code = 130
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    raise typer.Exit(code)
+
+
+@app.command()
 def ask(  # noqa: PLR0913 - one for each option
     prompt: Annotated[str | None, typer.Argument(help="The prompt; - or nothing reads it from standard input.")] = None,
     *,
@@ -229,6 +283,13 @@ def ask(  # noqa: PLR0913 - one for each option
     raise typer.Exit(code)
 
 
+def _require_daemon(who: str) -> None:
+    """End with a sentence and exit code 69 where the extra `daemon` is not installed."""
+    if missing := [name for name in DAEMON_MODULES if find_spec(name) is None]:
+        typer.echo(f"edged: {who} needs {', '.join(missing)} as well: pip install 'edged[daemon]'", err=True)
+        raise typer.Exit(os.EX_UNAVAILABLE)
+
+
 def _connection(settings: Settings, client: str | None) -> Options:
     """The keywords of the client from the settings' [mqtt]."""
     from edged.config import ConfigError  # noqa: PLC0415
@@ -267,11 +328,12 @@ def _explained() -> Iterator[None]:
     """A wrong configuration, model file or certificate ends in sentences on stderr and exit code 78; no traceback."""
     from edged.config import ConfigError  # noqa: PLC0415
     from edged.engine.files import ModelFileError  # noqa: PLC0415
+    from edged.journal import JournalError  # noqa: PLC0415
     from edged.mqtt.settings import TlsError  # noqa: PLC0415
 
     try:
         yield
-    except (ConfigError, ModelFileError, TlsError) as error:
+    except (ConfigError, ModelFileError, TlsError, JournalError) as error:
         for problem in str(error).splitlines():
             typer.echo(f"edged: {problem}", err=True)
         raise typer.Exit(os.EX_CONFIG) from None

@@ -12,7 +12,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
@@ -35,6 +35,8 @@ from edged.wire.topics import Kind
 _FAREWELL_S = 5.0
 #: Messages that came in and wait for the core: so many bytes, a message counted with so much besides its payload.
 _INBOX_BYTES, _MESSAGE_BYTES = 4 * 1024 * 1024, 1024
+#: How often the journal forgets some of what is too old, at most, seconds.
+_TIDY_S = 1.0
 #: How long the connection's thread rests while they are more, seconds.
 _FLOOD_PAUSE_S = 0.001
 
@@ -51,13 +53,44 @@ class _FromEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class _Control:
+    """What the connection for control messages tells."""
+
+    happening: Happening
+
+
+@dataclass(slots=True)
+class _Flow:
+    """What came in on one connection and waits for the core, bytes."""
+
+    posted: int = 0  # the connection's thread alone writes it
+    handled: int = 0  # the main thread alone writes it
+
+    @property
+    def waiting(self) -> int:
+        return self.posted - self.handled
+
+    def post(self, happening: Happening) -> None:
+        self.posted += _cost(happening)
+
+    def handle(self, happening: Happening) -> None:
+        self.handled += _cost(happening)
+
+
+def _cost(happening: Happening) -> int:
+    return len(happening.message.payload) + _MESSAGE_BYTES if isinstance(happening, Arrived) else 0
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     """The daemon is asked to end."""
 
     why: str
 
 
-Item = Happening | _FromEngine | _Stop
+#: What is decided upon one by one; confirmations are taken in together.
+_Single = Ready | Arrived | Refused | Ended | _Control | _FromEngine | _Stop | events.Synced
+Item = Happening | _Control | _FromEngine | _Stop | events.Synced
 StartEngine = Callable[[protocol.Load, Callable[[int, protocol.Report | Lost], None]], EngineProcess]
 
 
@@ -70,6 +103,7 @@ class Daemon:
 
     Raises:
         ConfigError: a password or the state directory cannot be used.
+        JournalError: the journal cannot be used.
         ModelNotFound: a model file is missing.
         TlsError: a certificate cannot be used.
     """
@@ -80,32 +114,44 @@ class Daemon:
         self._notifier = Notifier()
         self._children: dict[str, int] = {}
         self._stops = 0
-        self._posted_bytes = 0  # the connection's thread alone writes it
-        self._handled_bytes = 0  # the main thread alone writes it
+        self._requests, self._controls = _Flow(), _Flow()
         self._left = False
+        self._early_ready: Ready | None = None
         self._leave_at: float | None = None
-        files = {model.alias: resolve(model.path) for model in settings.models}
-        self._files = files
+        self._files = {model.alias: resolve(model.path) for model in settings.models}
+        self._journal = wiring.journal(settings, post=self._inbox.put)
+        with ExitStack() as undo:
+            undo.callback(self._journal.close, clean=True)
+            self._wire(start_engine)
+            undo.pop_all()
+
+    def _wire(self, start_engine: StartEngine) -> None:
+        settings, files = self._settings, self._files
+        self._tidy_at: float | None = time.monotonic()
         self._core = Core(
-            wiring.core_settings(settings, wiring.boot_number(settings)), self._now(), random.SystemRandom()
+            wiring.core_settings(settings, wiring.boot_number(settings)),
+            self._now(),
+            random.SystemRandom(),
+            self._journal,
         )
         topics = settings.topics
         self._connection = Connection(
             wiring.broker_settings(settings),
             will=self._core.will(self._now()),
-            subscriptions=[topics.filter(kind) for kind in (Kind.CTL, Kind.REQ, Kind.ASK, Kind.SESSION)],
-            post=self._post,
+            subscriptions=[topics.filter(kind) for kind in (Kind.REQ, Kind.ASK, Kind.SESSION)],
+            post=lambda happening: self._post(happening, self._requests, happening),
+        )
+        # Control messages come on a connection of their own, so that they never wait behind requests: neither in the
+        # broker's queue nor in the window of what is not acknowledged.
+        self._control = Connection(
+            wiring.broker_settings(settings, role="ctl"),
+            will=None,
+            subscriptions=[topics.filter(Kind.CTL)],
+            post=lambda happening: self._post(_Control(happening), self._controls, happening),
         )
         self._engines = {
             model.alias: start_engine(
-                protocol.Load(
-                    path=str(files[model.alias]),
-                    context=model.context,
-                    parallel=model.parallel,
-                    threads=model.threads,
-                    gpu_layers=model.gpu_layers,
-                    itl_target_ms=settings.engine.itl_target_ms,
-                ),
+                wiring.load(model, files[model.alias], settings),
                 self._poster(model.alias),
             )
             for model in settings.models
@@ -122,7 +168,9 @@ class Daemon:
         topics = self._settings.topics
         log.info("starting", version=__version__, node=topics.node, broker=self._settings.mqtt.host, topics=topics.base)
         try:
+            self._perform_all(self._core.restore(self._journal.restored(), self._now()))
             self._connection.start()
+            self._control.start()
             for engine in self._engines.values():
                 engine.start()
             self._notifier.ready("loading")
@@ -133,7 +181,9 @@ class Daemon:
             self._left = True
             for engine in self._engines.values():
                 engine.stop()
+            self._control.stop(_FAREWELL_S)
             self._connection.stop(_FAREWELL_S)
+            self._journal.close(clean=True)  # whatever was published is written
         log.info("stopped")
 
     def stop(self, why: str = "stop") -> None:
@@ -146,19 +196,29 @@ class Daemon:
         while self._leave_at is None or (self._connection.backlog and time.monotonic() < self._leave_at):
             for event in self._next(fed + interval if interval else None):
                 self._handle(event)
+            self._connection.flush()
+            self._control.flush()
+            self._tidy()
             if interval and time.monotonic() >= fed + interval and self._healthy():
                 fed = time.monotonic()
                 self._notifier.watchdog()
 
     def _next(self, feed_at: float | None) -> list[events.Event]:
         """Wait for what comes next, at the longest until the core or the watchdog wants to act."""
-        wake = [at for at in (self._core.wake_at(), feed_at, self._leave_at) if at is not None]
+        wake = [at for at in (self._core.wake_at(), self._tidy_at, feed_at, self._leave_at) if at is not None]
         timeout = max(0.0, min(wake) - time.monotonic()) if wake else None
         try:
             item = self._inbox.get(timeout=timeout)
         except queue.Empty:
             return [events.Tick()]
-        return self._events(item)
+        confirmed: list[events.Published] = []
+        while isinstance(item, Confirmed):  # they come in bursts, and deciding once for all of them is enough
+            confirmed += [event for event in self._connection.handle(item) if isinstance(event, events.Published)]
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                return [events.Confirmations(tuple(confirmed))]
+        return [*([events.Confirmations(tuple(confirmed))] if confirmed else []), *self._events(item)]
 
     def _handle(self, event: events.Event) -> None:
         try:
@@ -167,6 +227,9 @@ class Daemon:
             # A defect of ours must not become a defect of the node: nothing that is published ends the daemon.
             log.exception("internal error", event_type=type(event).__name__)
             return
+        self._perform_all(effects)
+
+    def _perform_all(self, effects: list[events.Effect]) -> None:
         for effect in effects:
             self._perform(effect)
 
@@ -174,31 +237,72 @@ class Daemon:
         match effect:
             case events.Publish():
                 self._connection.publish(effect)
+            case events.Record():
+                self._record(effect)
             case events.Acknowledge():
                 self._connection.acknowledge(effect.ack)
             case events.Generate():
                 self._engines[effect.model].send(self._children[effect.model], wiring.generate(effect))
-            case events.Cancel():
-                self._engines[effect.model].send(self._children[effect.model], protocol.Cancel(effect.uid))
+            case events.Cancel() | events.Hold() | events.Release():
+                self._engines[effect.model].send(self._children[effect.model], wiring.order(effect))
             case events.Log():
                 log.log(_LEVELS[effect.level], effect.event, **effect.fields)
             case events.Stop():
                 # Without a connection nothing more gets out, and there is nobody to wait for.
                 self._leave_at = time.monotonic() + (_FAREWELL_S if self._connection.connected else 0.0)
 
-    def _events(self, item: Item) -> list[events.Event]:
+    def _record(self, effect: events.Record) -> None:
+        """Write, and tell the core how that went before anything else is done."""
+        try:
+            error = self._journal.write(effect.rows)
+        except Exception as defect:  # a row of ours that it cannot take: as if it could not be written
+            log.exception("internal error in the journal")
+            error = f"internal error ({type(defect).__name__})"
+        if error is None and effect.sync:
+            self._journal.sync(effect.number)
+        self._tidy_at = self._tidy_at or time.monotonic() + _TIDY_S
+        self._handle(events.Written(effect.number, error))
+
+    def _tidy(self) -> None:
+        """Have the journal forget what it need not remember any longer, a little at a time."""
+        now = self._now()
+        if self._tidy_at is None or now.mono < self._tidy_at:
+            return
+        due = self._journal.tidy(now.wall)
+        self._tidy_at = None if due is None else now.mono + max(_TIDY_S, due - now.wall)
+
+    def _events(self, item: _Single) -> list[events.Event]:
         match item:
-            case Ready() | Arrived() | Confirmed() | Refused() | Ended():
-                if isinstance(item, Arrived):
-                    self._handled_bytes += len(item.message.payload) + _MESSAGE_BYTES
+            case Ready() if not self._control.connections:
+                self._early_ready = item  # nobody is told that we are here before a `cancel` can reach us
+                return []
+            case Ready() | Arrived() | Refused() | Ended():
+                self._early_ready = None if isinstance(item, Ended) else self._early_ready
+                self._requests.handle(item)
                 happened = self._connection.handle(item)
                 for event in happened:
                     self._tell(event)
                 return happened
+            case _Control(happening):
+                return self._from_control(happening)
+            case events.Synced():
+                return [item]
             case _FromEngine():
                 return self._from_engine(item)
             case _Stop():
                 return self._on_stop(item)
+
+    def _from_control(self, happening: Happening) -> list[events.Event]:
+        """Of this connection only what comes in counts, and that it can."""
+        self._controls.handle(happening)
+        happened = self._control.handle(happening)
+        waited_for = self._connection.connected or self._early_ready is not None
+        if isinstance(happening, Ended) and waited_for:  # else the other one says it already
+            log.warning("no connection for control messages", reason=happening.reason)
+        ready, self._early_ready = self._early_ready, None if isinstance(happening, Ready) else self._early_ready
+        if isinstance(happening, Ready) and ready is not None:
+            return self._events(ready)
+        return [event for event in happened if isinstance(event, events.MessageArrived)]
 
     def _tell(self, event: events.Event) -> None:
         if isinstance(event, events.BrokerConnected):
@@ -221,7 +325,8 @@ class Daemon:
                 log.log(_LEVELS[report.level], "llama.cpp", model=model, text=report.text)
             case Lost():
                 self._notifier.status(f"{model}: {report.reason}")
-                return [events.EngineLost(model, f"{report.reason}; next start in {report.retry_in_s:.1f} s")]
+                error = wiring.error_code(report.error)
+                return [events.EngineLost(model, report.reason, error, report.outside, report.retry_in_s)]
             case _:
                 pass  # Failed: the reason of the Lost that follows
         return []
@@ -253,13 +358,12 @@ class Daemon:
         """What the watchdog is fed by; the core is alive where this is asked."""
         return self._connection.alive and all(engine.alive for engine in self._engines.values())
 
-    def _post(self, happening: Happening) -> None:
-        """From the connection's thread. A flood waits here, and so in the broker, instead of in our memory."""
-        if isinstance(happening, Arrived):
-            while self._posted_bytes - self._handled_bytes > _INBOX_BYTES and not self._left:
-                time.sleep(_FLOOD_PAUSE_S)
-            self._posted_bytes += len(happening.message.payload) + _MESSAGE_BYTES
-        self._inbox.put(happening)
+    def _post(self, item: Happening | _Control, flow: _Flow, happening: Happening) -> None:
+        """From a connection's thread. A flood waits here, and so in the broker, instead of in our memory."""
+        while isinstance(happening, Arrived) and flow.waiting > _INBOX_BYTES and not self._left:
+            time.sleep(_FLOOD_PAUSE_S)
+        flow.post(happening)
+        self._inbox.put(item)
 
     def _poster(self, model: str) -> Callable[[int, protocol.Report | Lost], None]:
         return lambda child, report: self._inbox.put(_FromEngine(model, child, report))

@@ -93,6 +93,10 @@ class Listener:
                     seen = "\n".join(f"{m.topic} {m.payload[:200]!r}" for m in self.received[-10:])
                     raise AssertionError(f"not within {timeout_s} s; last came:\n{seen}\n{explain()}")
 
+    def first(self, id_: str) -> dict[str, Any]:
+        """The first message of a request's reply."""
+        return self.wait(lambda m: m.payload.startswith(b'{"id"') and m.json()["id"] == id_).json()
+
     def chunk(self, id_: str) -> dict[str, Any]:
         """The first chunk of a request."""
         return self.wait(lambda m: b'"type":"chunk"' in m.payload and m.json()["id"] == id_).json()

@@ -13,6 +13,7 @@ from typing import Any
 
 from edged.config import Settings
 from edged.daemon import Daemon
+from edged.engine.process import EngineProcess
 from edged.testing import Answer, ScriptedEngine
 from tests.listener import Listener
 
@@ -89,7 +90,11 @@ class NodeProcess:
 
 
 class ScriptedNode:
-    """The daemon in a thread of the test, on a real broker, with a scripted engine."""
+    """The daemon in a thread of the test, on a real broker, with a scripted engine.
+
+    Args:
+        child: the command line of a scripted child process; then the engine's handle is the real one.
+    """
 
     def __init__(
         self,
@@ -100,6 +105,7 @@ class ScriptedNode:
         *,
         answer: Answer = None,
         engine: Any = None,
+        child: tuple[str, ...] = (),
         **sections: Any,
     ) -> None:
         self.host, self.port, self.name = host, port, name
@@ -113,6 +119,8 @@ class ScriptedNode:
         self.engines: list[ScriptedEngine] = []
 
         def start_engine(load: Any, report: Any) -> Any:
+            if child:
+                return EngineProcess(load, report, command=child)
             self.engines.append(ScriptedEngine(load, report, answer=answer, **(engine or {})))
             return self.engines[-1]
 

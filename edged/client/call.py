@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TypeAlias
 
-from edged.client.commands import Cancel, Leave, Route, Send
+from edged.client.commands import Cancel, Leave, Replay, Route, Send
 from edged.client.connection import Connection
 from edged.client.errors import NodeUnavailable, NotFinished, StreamRestarted
 from edged.client.exchange import Exchange
@@ -159,6 +159,8 @@ class Call:
             exchange.feed(item, now)
         if not exchange.events:
             exchange.expire(now)
+            if (wanted := exchange.wanted()) is not None and self._connection is not None:
+                self._connection.submit(Replay(route, wanted))
         if exchange.is_over:
             self._leave()
         if exchange.events:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from edged.client.inbox import Inbox
+from edged.wire.stream import Missing
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -15,7 +17,7 @@ class Route:
     id: str
     node: str
     request_topic: str
-    cancel_topic: str
+    control_topic: str
     inbox: Inbox
 
 
@@ -32,6 +34,14 @@ class Cancel:
     """Publish `cancel` for a request, and go on taking in its replies."""
 
     route: Route
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """Ask for what is missing of a reply."""
+
+    route: Route
+    missing: Missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +65,11 @@ class Shut:
     """Cancel what is running, and disconnect."""
 
 
-Command = Send | Cancel | Leave | Watch | Shut
+Command = Send | Cancel | Replay | Leave | Watch | Shut
+
+
+def replay(missing: Missing) -> bytes:
+    """The control message that asks for it (docs/protocol.md, section 6)."""
+    return json.dumps(
+        {"op": "replay", "from_seq": missing.from_seq} | ({"gen": missing.gen} if missing.gen else {})
+    ).encode()

@@ -21,7 +21,7 @@ from paho.mqtt.client import MQTTMessage
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from edged.client.commands import Cancel, Command, Leave, Route, Send, Shut, Watch
+from edged.client.commands import Cancel, Command, Leave, Replay, Route, Send, Shut, Watch, replay
 from edged.client.errors import InvalidRequest, NodeUnavailable, NotConnected, PublishRefused
 from edged.client.notes import Confirmed, Connected, Disconnected, Note, Subscribed, paho_client
 from edged.client.presence import GONE, Cards, update
@@ -80,7 +80,7 @@ class Connection:
         self._commands: deque[Command] = deque()
         self._notes: deque[Note] = deque()
         self._routes: dict[str, Route] = {}
-        self._carded: set[str] = set()  # ids of the routes that were given a card
+        self._carded: dict[str, bool] = {}  # by id: whether a route's last card said that nobody is there
         self._unconfirmed: dict[int, Route | None] = {}  # by mid; the route of a request, None for a `cancel`
         self._watchers: set[Callable[[], None]] = set()
         self._waiting: deque[tuple[str, bytes, Route | None]] = deque()  # publishes that found the window full
@@ -222,12 +222,12 @@ class Connection:
         match command:
             case Send(route, payload):
                 self._send(route, payload)
-            case Cancel(route):
-                self._cancel(route)
+            case Cancel(route) | Replay(route):
+                self._control(route, b"cancel" if isinstance(command, Cancel) else replay(command.missing))
             case Leave(route, ended):
                 if self._routes.get(route.id) is route:
                     del self._routes[route.id]
-                    self._carded.discard(route.id)
+                    self._carded.pop(route.id, None)
                     if not ended:
                         self._cancel(route)
             case Watch(wake, True):
@@ -258,8 +258,11 @@ class Connection:
             self._publish(route.request_topic, payload, route)
 
     def _cancel(self, route: Route) -> None:
+        self._control(route, b"cancel")
+
+    def _control(self, route: Route, payload: bytes) -> None:
         if self.ready_at is not None:
-            self._publish(route.cancel_topic, b"cancel", None)
+            self._publish(route.control_topic, payload, None)
 
     def _publish(self, topic: str, payload: bytes, route: Route | None) -> None:
         self._waiting.append((topic, payload, route))
@@ -338,9 +341,10 @@ class Connection:
                     self._obey(Leave(route, ended=False))
 
     def _give_card(self, route: Route, card: Status) -> None:
-        """Tell a route of its node's first card and of its death; the many in between are no news to it."""
-        if card.state in GONE or route.id not in self._carded:
-            self._carded.add(route.id)
+        """Tell a route of its node's first card, its death and its return; the many in between are no news to it."""
+        gone = card.state in GONE
+        if self._carded.get(route.id) != gone:
+            self._carded[route.id] = gone
             route.inbox.put(card)
 
     def _notify(self) -> None:

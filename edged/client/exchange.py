@@ -19,8 +19,8 @@ from edged.client.request import Order
 from edged.client.settings import Settings
 from edged.wire.assembly import Reassembler
 from edged.wire.errors import ErrorCode, WireError
-from edged.wire.messages import Error, Final, Status
-from edged.wire.stream import AssemblyError, Completed, Result, StreamEvent, TextTooLongError, WrongStreamError
+from edged.wire.messages import Error, Final, NodeState, Status
+from edged.wire.stream import AssemblyError, Completed, Missing, Result, StreamEvent, TextTooLongError, WrongStreamError
 
 #: How much longer than the request's own `timeout_s` to wait: the node's answer says more than an error made here.
 TIMEOUT_GRACE_S = 5.0
@@ -55,10 +55,15 @@ class Exchange:
         self._assembler = Reassembler(order.id)
         self._accept_s = settings.accept_timeout
         self._gap_s = settings.gap_timeout
+        self._away_s = settings.away_timeout
         self._timeout_s = settings.timeout if order.timeout_s is None else order.timeout_s + TIMEOUT_GRACE_S
         self._end_by = None if self._timeout_s is None else now + self._timeout_s
         self._accept_by = None if self._accept_s is None else now + self._accept_s
         self._settle_by: float | None = None
+        self._back_by: float | None = None
+        self._away: NodeState | None = None
+        self._asked_again = False
+        self._wanted: Missing | None = None
         self._cancelled = False
 
     @property
@@ -81,7 +86,13 @@ class Exchange:
         """When to call `expire`; None = never."""
         if self.is_over:
             return None
-        return min((t for t in (self._end_by, self._accept_by, self._settle_by) if t is not None), default=None)
+        times = (self._end_by, self._accept_by, self._settle_by, self._back_by)
+        return min((t for t in times if t is not None), default=None)
+
+    def wanted(self) -> Missing | None:
+        """What the node is to be asked to send again; None = nothing, or it has been told before."""
+        wanted, self._wanted = self._wanted, None
+        return wanted
 
     def feed(self, item: Item, now: float) -> None:
         """Take in what has arrived."""
@@ -91,9 +102,10 @@ class Exchange:
             case bytes():
                 self._message(item, now)
             case Status(state=state) if state in GONE:
-                reason = f"its status card says {state!r}"
-                self.failure = NodeUnavailable(self._node, reason, state=state)
+                self._away = state
+                self._back_by = self._back_by or now + self._away_s
             case Status():
+                self._back_by = None
                 if not self._streamed:  # nothing else comes before the answer
                     self._accept_by = None
             case EdgedError():
@@ -108,20 +120,27 @@ class Exchange:
         """Draw the consequences if the deadline has passed."""
         if self.is_over:
             return
-        if self._settle_by is not None and now >= self._settle_by:
-            final = self.final
+        missing, final = self._assembler.missing, self.final
+        failed = final is not None and final.finish_reason == "error"
+        if self._settle_by is not None and now >= self._settle_by and not (self._asked_again or failed):
+            self._asked_again, self._wanted, self._settle_by = True, missing, now + self._gap_s
+        elif self._settle_by is not None and now >= self._settle_by:
             if final is not None and final.finish_reason == "error":
                 self._fail(final)  # says more than that a part of what failed anyway is missing
             else:
                 self.failure = self._incomplete("the answer has ended, and a part of it never came")
         elif self._end_by is not None and now >= self._end_by:
             seconds = self._timeout_s or 0.0
-            missing = self._assembler.missing
             if missing is not None and missing.ranges:
                 self.failure = self._incomplete(f"a part of the answer did not come within {seconds:g} s")
             else:
                 what = "the node did not confirm the cancellation" if self._cancelled else "no complete answer"
                 self.failure = Timeout(what, seconds, text_so_far=self.text_so_far)
+        elif self._back_by is not None and now >= self._back_by:
+            reason = (
+                f"its status card says {self._away!r}, and it was not back within {self._away_s:g} s (away_timeout)"
+            )
+            self.failure = NodeUnavailable(self._node, reason, state=self._away)
         elif self._accept_by is not None and now >= self._accept_by:
             what = "`accepted`" if self._streamed else "status card and no answer"
             reason = f"no {what} within {self._accept_s:g} s (accept_timeout); is this the node's name?"

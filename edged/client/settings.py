@@ -14,7 +14,15 @@ Version = Literal[5, "5", "3.1.1"]
 #: The longest keep alive that MQTT can say, seconds (MQTT 5.0, 3.1.2.10).
 _MAX_KEEPALIVE = 65535
 #: What has to be more than zero, where it is given.
-_POSITIVE = ("connect_timeout", "discovery_timeout", "accept_timeout", "timeout", "gap_timeout", "buffer_bytes")
+_POSITIVE = (
+    "connect_timeout",
+    "discovery_timeout",
+    "accept_timeout",
+    "timeout",
+    "gap_timeout",
+    "away_timeout",
+    "buffer_bytes",
+)
 
 
 class Options(TypedDict, total=False):
@@ -35,6 +43,7 @@ class Options(TypedDict, total=False):
     accept_timeout: float | None
     timeout: float | None
     gap_timeout: float
+    away_timeout: float
     buffer_bytes: int
 
 
@@ -58,7 +67,10 @@ class Settings:
         accept_timeout: how long a request may stay without any answer: a streamed one without its `accepted`, an
             `ask` without as much as a status card of its node. None = as long as `timeout`.
         timeout: the whole exchange, where the request has no `timeout_s` of its own. None = without end.
-        gap_timeout: how long to wait for what is missing once the final is there.
+        gap_timeout: how long to wait for what is missing once the final is there; then it is asked for, and waited for
+            once more.
+        away_timeout: how long to wait for a node that went `lost` or `offline` before it had answered: it goes on where
+            it was when it is back.
         buffer_bytes: how much of one stream may wait to be read; above it the request is cancelled.
     """
 
@@ -77,6 +89,7 @@ class Settings:
     accept_timeout: float | None = 10.0
     timeout: float | None = 600.0
     gap_timeout: float = 2.0
+    away_timeout: float = 30.0
     buffer_bytes: int = 4 * 1024 * 1024
 
     def __post_init__(self) -> None:

@@ -112,6 +112,14 @@ class Mqtt(_Section):
     keepalive_s: int = _key(
         30, "How often the connection is proved to be alive when it is idle.", unit="s", ge=5, le=3600
     )
+    session_expiry_s: int = _key(
+        86_400,
+        "How long the broker keeps requests for this node while it is away; 0 = not at all. MQTT 3.1.1 knows no time: "
+        "the broker keeps them as long as it likes.",
+        unit="s",
+        ge=0,
+        le=2**32 - 2,
+    )
     tls: bool = _key(False, "Encrypt the connection and verify the broker's certificate.")
     ca_file: OptionalFile = _key(
         None, "File of the authorities that vouch for the broker, PEM; empty for the system's own."
@@ -197,7 +205,33 @@ class Model(_Section):
     gpu_layers: int = _key(
         0, "How many of the model's layers go to the GPU, where llama.cpp was built for one.", ge=0, le=9999
     )
+    ubatch: int = _key(
+        64,
+        "How many tokens of prompts llama.cpp computes at once. More needs more memory; what is fastest, edged tune "
+        "finds out.",
+        unit="tokens",
+        ge=8,
+        le=512,
+    )
+    flash_attention: Literal["auto", "on", "off"] = _key(
+        "auto", "The kernel that computes the attention: faster for many long answers at once, slower for some models."
+    )
+    kv_type: Literal["f16", "q8_0"] = _key(
+        "f16",
+        "Type of the numbers in the KV cache. q8_0 needs about half of the memory and flash attention.",
+    )
+    prefix_cache: bool = _key(
+        True,
+        "Keep what was computed of a client's requests in the KV cache while there is room, so that its next request "
+        "which begins alike starts sooner. The system prompt below is kept for all clients.",
+    )
     defaults: Defaults = Field(default_factory=Defaults, description=Defaults.__doc__)
+
+    @model_validator(mode="after")
+    def _check_kv_type(self) -> Self:
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise ValueError(f"kv_type {self.kv_type!r} needs flash attention: set flash_attention to auto or on")
+        return self
 
     @model_validator(mode="after")
     def _name_it(self) -> Self:
@@ -214,9 +248,9 @@ class Engine(_Section):
     """How the models' processes share the machine's time."""
 
     itl_target_ms: float = _key(
-        100,
+        50,
         "While answers are running, the prompts of new ones are worked off in pieces so small that the gap between "
-        "two tokens stays under this.",
+        "two tokens stays under this. Larger: new requests begin sooner, running ones are slower meanwhile.",
         unit="ms",
         ge=5,
         le=10_000,
@@ -237,6 +271,7 @@ class Stream(_Section):
         ge=1,
         le=1000,
     )
+    max_pause_s: float = _key(300, "A paused answer goes on by itself after so long.", unit="s", ge=1, le=86_400)
 
 
 class Limits(_Section):
@@ -254,20 +289,32 @@ class Limits(_Section):
 
 
 class Journal(_Section):
-    """What survives a restart."""
+    """What survives a restart: the requests that were accepted, and what was said to them."""
 
+    enabled: bool = _key(
+        True,
+        "Keep the journal in a file. false: in memory, so that a restart of the daemon loses what it had accepted.",
+    )
     path: OptionalFile = _key(
         None,
-        "File of the journal. Its directory keeps what must survive a restart: now the number of the boot, with a "
-        "later version the requests. Empty: journal.db in $STATE_DIRECTORY under systemd, else in edged/ under "
-        "$XDG_STATE_HOME or ~/.local/state.",
+        "File of the journal; the number of the boot is kept beside it. Empty: journal.db in $STATE_DIRECTORY under "
+        "systemd, else in edged/ under $XDG_STATE_HOME or ~/.local/state.",
     )
     keep_s: int = _key(
         600,
-        "How long an answered request is remembered; now: the Message Expiry of replies.",
+        "How long an answered request is remembered, so that it can be asked for again; also the Message Expiry of "
+        "replies.",
         unit="s",
         ge=1,
         le=30 * 86_400,
+    )
+    max_size: int = _key(
+        64 * 2**20,
+        "Size of the journal. When it is full, the oldest answered requests are forgotten before their time; where "
+        "that is not enough, nothing is accepted until there is room.",
+        unit="bytes",
+        ge=2**20,
+        le=2**40,
     )
 
     def file(self) -> Path:

@@ -40,7 +40,7 @@ class Connection:
 
     Args:
         settings: the broker.
-        will: published by the broker when it loses the connection without a goodbye.
+        will: published by the broker when it loses the connection without a goodbye; None for nothing.
         subscriptions: topic filters, QoS 1. A connection counts only when the broker has granted all of them.
         post: the daemon's inbox, thread-safe and without blocking; what it gets goes to `handle`, in order.
 
@@ -50,9 +50,15 @@ class Connection:
     """
 
     def __init__(
-        self, settings: Settings, *, will: Publish, subscriptions: Sequence[str], post: Callable[[Happening], None]
+        self,
+        settings: Settings,
+        *,
+        will: Publish | None,
+        subscriptions: Sequence[str],
+        post: Callable[[Happening], None],
     ) -> None:
-        check_publishable(will.topic)
+        if will is not None:
+            check_publishable(will.topic)
         self._settings = settings.checked()
         self._will = will
         self._subscriptions = tuple(subscriptions)
@@ -129,7 +135,7 @@ class Connection:
         return not self._thread.is_alive()
 
     def publish(self, effect: Publish) -> None:
-        """Put a message into the outbox, and on its way if the gate is open and the window has room.
+        """Put a message into the outbox, and on its way with the next `flush` if gate and window are open.
 
         What would make the broker drop the connection, now and after every reconnect, is refused instead: its token
         comes back with a reason code of 0x80 or above, as if the broker had refused it.
@@ -155,6 +161,13 @@ class Connection:
         if not isinstance(ack, Ack):
             raise TypeError(f"{ack!r} is no acknowledgement: hand back what MessageArrived.ack held")
         ack.link.acknowledge(ack.mid)
+        if ack.link is not self._link:  # not ready yet, or over
+            ack.link.flush()
+
+    def flush(self) -> None:
+        """Send all that was published and acknowledged: together, so that the broker wakes once for it."""
+        if self._link is not None:
+            self._link.flush()
 
     def handle(self, happening: Happening) -> list[Event]:
         """Take in what was posted, send what it makes room for, and tell the core."""
@@ -167,9 +180,16 @@ class Connection:
                 return [Published(token, reason_code)]
             case Ready(link):
                 self._link = link
+                if self._connections and self._settings.session_expiry_s and not link.session_present:
+                    _log.warning(
+                        "the broker at %s has lost the session of %r, and with it the messages that waited there; let "
+                        "it keep sessions through a restart, and for as long as mqtt.session_expiry_s says",
+                        self._settings.address,
+                        self._settings.client_id,
+                    )
                 self._connections += 1
                 self._send(self._outbox.opened(min(link.limits.receive_maximum, self._settings.window)))
-                return [BrokerConnected()]
+                return [BrokerConnected(link.session_present, link.limits.maximum_packet)]
             case Ended(connection, reason):
                 if self._link is not None and self._link.number == connection:
                     self._link = None

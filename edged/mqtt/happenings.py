@@ -58,8 +58,8 @@ Happening = Ready | Arrived | Confirmed | Refused | Ended
 
 @dataclass(frozen=True, slots=True)
 class Ack:
-    """What `MessageArrived.ack` holds: one message of one connection."""
+    """What `MessageArrived.ack` holds: one message of one connection, and no other's of the same packet identifier."""
 
     connection: int
     mid: int
-    link: Link = field(repr=False, compare=False)
+    link: Link = field(repr=False)

@@ -9,10 +9,11 @@ import select
 import socket
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
-from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
@@ -59,7 +60,7 @@ class Link:
     Args:
         number: tells this connection from the others of the process.
         settings: the broker.
-        will: what the broker publishes if the connection ends without a DISCONNECT.
+        will: what the broker publishes if the connection ends without a DISCONNECT; None for nothing.
         subscriptions: topic filters.
         post: takes the happenings, from `run`'s thread; it must not block.
         waker: wakes `run`'s thread.
@@ -70,7 +71,7 @@ class Link:
         number: int,
         settings: Settings,
         *,
-        will: Publish,
+        will: Publish | None,
         subscriptions: Sequence[str],
         post: Callable[[Happening], None],
         waker: Waker,
@@ -78,6 +79,8 @@ class Link:
         self.number = number
         #: What the broker can do; known when the connection is ready.
         self.limits = Limits()
+        #: Whether the broker had the session of an earlier connection; known when the connection is ready.
+        self.session_present = False
         #: Since when the connection has been ready, on the monotonic clock; None while it is not.
         self.ready_at: float | None = None
         #: When the last byte came from the broker, on the monotonic clock.
@@ -89,6 +92,7 @@ class Link:
         self._subscriptions = tuple(subscriptions)
         self._post = post
         self._waker = waker
+        self._unflushed = False
         self._client: Client | None = None
         self._reason: str | None = None
         self._leave_by: float | None = None
@@ -96,7 +100,11 @@ class Link:
     # --- from the other thread ---
 
     def publish(self, publication: Publish, properties: Encoded | None) -> int | None:
-        """Hand a message to the socket's thread; its packet identifier, or None when the connection is over."""
+        """Hand a message to the socket's thread, which sends it at the next `flush`.
+
+        Returns:
+            Its packet identifier, or None when the connection is over.
+        """
         client = self._client
         if client is None:
             return None
@@ -107,14 +115,20 @@ class Link:
             retain=publication.retain and self.limits.retain,
             properties=properties.properties if properties else None,
         ).mid
-        self._waker.wake()
+        self._unflushed = True
         return mid
 
     def acknowledge(self, mid: int) -> None:
-        """Send a PUBACK; nothing happens when the connection is over."""
+        """Send a PUBACK at the next `flush`; nothing happens when the connection is over."""
         client = self._client
         if client is not None:
             client.ack(mid, 1)
+            self._unflushed = True
+
+    def flush(self) -> None:
+        """Have all that was handed over sent now."""
+        if self._unflushed:
+            self._unflushed = False
             self._waker.wake()
 
     def leave(self, timeout_s: float) -> None:
@@ -147,9 +161,11 @@ class Link:
         """A client whose TCP connection, and TLS where wanted, stands, and whose CONNECT waits to be written."""
         s = self._settings
         five = s.version == 5
+        keep = s.session_expiry_s > 0
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=s.client_id,
+            clean_session=None if five else not keep,
             protocol=MQTTProtocolVersion.MQTTv5 if five else MQTTProtocolVersion.MQTTv311,
             reconnect_on_failure=False,
             manual_ack=True,
@@ -163,21 +179,23 @@ class Link:
         # That there is such a callback keeps paho from writing the socket in the thread that publishes.
         client.on_socket_register_write = lambda *_: None
         client.max_inflight_messages = s.window
-        will = self._will
-        client.will_set(
-            will.topic,
-            will.payload,
-            qos=will.qos,
-            retain=will.retain,
-            properties=encode(will.properties, PacketTypes.WILLMESSAGE).properties if five else None,
-        )
+        if (will := self._will) is not None:
+            client.will_set(
+                will.topic,
+                will.payload,
+                qos=will.qos,
+                retain=will.retain,
+                properties=encode(will.properties, PacketTypes.WILLMESSAGE).properties if five else None,
+            )
         if s.username is not None:
             client.username_pw_set(s.username, s.password)
         if s.tls is not None:
             client.tls_set_context(s.tls.context())  # read again: certificates are renewed while we run
-        # Clean Start is paho's default for the first CONNECT of a client; Session Expiry 0 is the protocol's.
-        properties = for_connect(s.receive_maximum, s.maximum_packet) if five else None
-        client.connect(s.host, s.port, s.keepalive_s, properties=properties)
+        if five:
+            properties = for_connect(s.receive_maximum, s.maximum_packet, s.session_expiry_s)
+            client.connect(s.host, s.port, s.keepalive_s, clean_start=not keep, properties=properties)
+        else:
+            client.connect(s.host, s.port, s.keepalive_s)
         return client
 
     def _serve(self, client: Client) -> str:
@@ -192,12 +210,13 @@ class Link:
         while (sock := client.socket()) is not None:
             if self._leave_by is not None and not goodbye:
                 goodbye = True
-                client.disconnect()
+                client.disconnect()  # it says nothing of the session, which so is kept as CONNECT wanted
             if self._wait(sock, client.want_write(), self._next_deadline(begun, wrote)):
                 code = client.loop_read() or code
                 self.heard = time.monotonic()
             if client.want_write():
-                code = client.loop_write() or code
+                with _corked(sock):
+                    code = client.loop_write() or code
                 wrote = time.monotonic()
             if client.socket() is None:
                 break
@@ -252,11 +271,14 @@ class Link:
 
     # --- callbacks, in its own thread ---
 
-    def _on_connect(self, client: Client, _: Any, __: Any, code: ReasonCode, properties: PahoProperties | None) -> None:
+    def _on_connect(
+        self, client: Client, _: Any, flags: ConnectFlags, code: ReasonCode, properties: PahoProperties | None
+    ) -> None:
         if code.is_failure:
             self._reason = reasons.refused(self._settings, code, properties)
             return
         self.limits = Limits.of(properties)
+        self.session_present = bool(flags.session_present)
         self.keepalive_s = client.keepalive or math.inf
         if not self._subscriptions:
             self._become_ready()
@@ -298,6 +320,8 @@ class Link:
                     correlation=getattr(properties, "CorrelationData", None),
                     expiry_s=None if expiry is None else float(expiry),
                     ack=Ack(self.number, message.mid, self) if message.qos else None,
+                    packet_id=message.mid if message.qos else None,
+                    duplicate=message.dup,
                 )
             )
         )
@@ -311,3 +335,21 @@ class Link:
     ) -> None:
         if flags.is_disconnect_packet_from_server and self._reason is None:
             self._reason = reasons.dismissed(self._settings, code, properties)
+
+
+@contextmanager
+def _corked(sock: Any) -> Iterator[None]:
+    """Let what is written meanwhile leave together (tcp(7)): the broker wakes once for the chunks of all streams.
+
+    paho writes each packet by itself.
+    """
+    tcp = isinstance(sock, socket.socket) and sock.family in (socket.AF_INET, socket.AF_INET6)
+    if not tcp:
+        yield
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # closed by now
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)

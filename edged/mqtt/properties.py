@@ -34,9 +34,11 @@ def encode(properties: Properties, packet_type: int = PacketTypes.PUBLISH) -> En
     return Encoded(encoded, len(encoded.pack()))  # type: ignore[no-untyped-call]  # paho's properties have no types
 
 
-def for_connect(receive_maximum: int, maximum_packet: int) -> PahoProperties:
+def for_connect(receive_maximum: int, maximum_packet: int, session_expiry_s: int) -> PahoProperties:
     """The properties of a CONNECT; the arguments are `Settings`'."""
     connect = _empty(PacketTypes.CONNECT)
+    if session_expiry_s:
+        connect.SessionExpiryInterval = session_expiry_s
     connect.ReceiveMaximum = receive_maximum
     connect.MaximumPacketSize = maximum_packet
     return connect

@@ -82,6 +82,9 @@ class Settings:
         backoff_min_s: the pause after the first failure, doubled by every further one, of which a random part is taken.
         backoff_max_s: the longest pause.
         steady_s: a connection that held so long starts the pauses from the shortest again.
+        session_expiry_s: how long the broker keeps the session after a connection has ended, in order or not: it
+            delivers on the next one what comes meanwhile at QoS 1, and again what was not acknowledged. 0 = each
+            connection begins anew. In 3.1.1 there is no such figure: all but 0 means until the broker forgets.
         receive_maximum: how many unacknowledged QoS 1 messages the broker may send, 1 to 65535. MQTT 5 only.
         maximum_packet: the largest packet the broker may send, bytes; it bounds the memory that a stranger's message
             can take. The broker drops what is larger and tells nobody (MQTT 5.0, 3.1.2.11.4), so this is far over the
@@ -105,6 +108,7 @@ class Settings:
     backoff_min_s: float = 0.5
     backoff_max_s: float = 60.0
     steady_s: float = 30.0
+    session_expiry_s: int = 0
     receive_maximum: int = 64
     maximum_packet: int = 16 * 1024 * 1024
     window: int = 20
@@ -115,6 +119,7 @@ class Settings:
         for name, least, most in (
             ("port", 1, 65535),
             ("keepalive_s", 1, 65535),
+            ("session_expiry_s", 0, 4_294_967_295),
             ("receive_maximum", 1, 65535),
             ("maximum_packet", 1024, 268_435_455),
             ("window", 1, 65535),

@@ -28,7 +28,8 @@ Milliseconds = Annotated[float, Field(ge=0)]
 
 
 class _Model(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # JSON has neither NaN nor Infinity: a message with one could be read here, and be written by nobody.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
     def payload(self) -> bytes:
         """The message as the PUBLISH carries it: JSON in UTF-8, absent fields left out."""

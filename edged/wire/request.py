@@ -112,12 +112,24 @@ class Request(SamplingFields):
         return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
 
 
+Operation = Literal["cancel", "pause", "resume", "replay"]
+
+
 class Control(BaseModel):
-    """The payload of a `ctl` topic; the bare word `cancel` means the same as `{"op":"cancel"}`."""
+    """The payload of a `ctl` topic; a bare word such as `cancel` means the same as `{"op":"cancel"}`."""
 
     model_config = _STRICT
 
-    op: Literal["cancel"]
+    op: Operation
+    from_seq: int | None = Field(None, ge=0, le=2**53 - 1, description="of `replay`: the first message; default 0")
+    gen: int | None = Field(None, ge=1, le=2**53 - 1, description="of `replay`: the generation; default: the last")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("from_seq", "gen"):
+            if self.op != "replay" and getattr(self, name) is not None:
+                raise ValueError(f"`{name}` goes with `replay`, not with `{self.op}`")
+        return self
 
 
 def parse_request(payload: bytes, *, max_bytes: int) -> Request:

@@ -27,7 +27,7 @@ def puppet(broker: Broker, root: str) -> Iterator[PuppetNode]:
 @pytest.fixture
 def options(broker: Broker, root: str) -> Options:
     """How to reach the node."""
-    return {"host": broker.host, "port": broker.port, "node": "kitchen", "topic_root": root}
+    return {"host": broker.host, "port": broker.port, "node": "kitchen", "topic_root": root, "away_timeout": 0.2}
 
 
 @pytest.fixture

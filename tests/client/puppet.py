@@ -28,7 +28,7 @@ from edged.wire.messages import (
     Status,
     Usage,
 )
-from edged.wire.request import Request, parse_request
+from edged.wire.request import Control, Request, parse_control, parse_request
 from edged.wire.topics import Kind, RequestPath, Topics
 from tests.brokers import Broker
 
@@ -135,6 +135,7 @@ class PuppetNode:
         self.boot = boot
         self.on_request: Callable[[Asked], None] | None = None
         self.cancelled: queue.Queue[str] = queue.Queue()
+        self.replayed: queue.Queue[Control] = queue.Queue()
         self._asked: queue.Queue[Asked] = queue.Queue()
         self._subscribed = threading.Event()
         self._paho = Paho(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5, reconnect_on_failure=False)
@@ -185,7 +186,11 @@ class PuppetNode:
     def _on_message(self, _client: Paho, _userdata: object, message: MQTTMessage) -> None:
         address = self.topics.parse(message.topic)
         if address.kind is Kind.CTL:
-            assert bytes(message.payload) == b"cancel"
+            control = parse_control(bytes(message.payload), max_bytes=1000)
+            if control.op == "replay":
+                self.replayed.put(control)
+                return
+            assert control.op == "cancel"
             self.cancelled.put(address.path.id or "")
             return
         asked = Asked(self, address.kind, address.path, bytes(message.payload))

@@ -279,7 +279,7 @@ def test_a_restart_voids_what_was_handed_out_and_says_so(options: Options, puppe
     play(options, scenario)
 
 
-def test_a_node_that_goes_lost_ends_what_waits_at_once(options: Options, puppet: PuppetNode) -> None:
+def test_a_node_that_stays_lost_ends_what_waits(options: Options, puppet: PuppetNode) -> None:
     async def scenario(client: AsyncClient) -> None:
         task = asyncio.create_task(client.ask("Hello?"))
         await asked_of(puppet)

@@ -9,8 +9,8 @@ import pytest
 from edged.client import AsyncClient, Client, ErrorCode, NodeUnavailable, RequestRefused
 from tests.brokers import Broker
 from tests.client.puppet import until
-from tests.fixtures import StartScripted
-from tests.nodes import NodeProcess
+from tests.fixtures import StartNode, StartScripted
+from tests.nodes import ENDLESS, NodeProcess
 
 
 def test_streaming_and_asking(broker: Broker, start_scripted: StartScripted) -> None:
@@ -77,3 +77,17 @@ def test_a_real_model_for_several_at_once(node: NodeProcess) -> None:
     texts = asyncio.run(scenario())
     assert len(set(texts)) == 4
     assert all(texts)
+
+
+@pytest.mark.model
+def test_a_stream_goes_on_through_the_death_of_the_daemon(broker: Broker, start_node: StartNode) -> None:
+    node = start_node(broker)
+    with Client(host=node.host, port=node.port, node=node.name) as client:
+        stream = client.stream(str(ENDLESS["prompt"]), raw=True, temperature=0, max_tokens=150)
+        pieces = [next(stream).text]
+        node.kill()
+        node.start()
+        pieces += [piece.text for piece in stream]
+    assert "".join(pieces) == stream.text
+    assert stream.result.final.metrics is not None
+    assert stream.result.final.metrics.resumed == 1

@@ -98,6 +98,8 @@ def test_an_unhealed_gap_is_an_incomplete_stream_and_never_a_partial(options: Op
     assert caught.value.text_so_far == "one "
     assert caught.value.missing is not None
     assert caught.value.missing.ranges == ((2, 2),)
+    asked_again = puppet.replayed.get(timeout=PATIENCE_S)
+    assert (asked_again.from_seq, asked_again.gen) == (2, 1)
     with pytest.raises(NotFinished):
         _ = stream.result
 
@@ -243,7 +245,7 @@ def test_a_reader_that_keeps_up_may_read_more_than_the_buffer(options: Options, 
 # --- a node that is not there ---------------------------------------------------------------------------------------
 
 
-def test_a_node_that_goes_lost_ends_the_stream_at_once(client: Client, puppet: PuppetNode) -> None:
+def test_a_node_that_stays_lost_ends_the_stream(client: Client, puppet: PuppetNode) -> None:
     stream = client.stream("Hello?")
     asked = puppet.asked()
     asked.accept()
@@ -255,7 +257,7 @@ def test_a_node_that_goes_lost_ends_the_stream_at_once(client: Client, puppet: P
     assert (caught.value.node, caught.value.state) == ("kitchen", "lost")
 
 
-def test_a_node_that_goes_offline_ends_an_ask_at_once(client: Client, puppet: PuppetNode) -> None:
+def test_a_node_that_stays_offline_ends_an_ask(client: Client, puppet: PuppetNode) -> None:
     puppet.on_request = lambda _asked: puppet.show("offline")
     with pytest.raises(NodeUnavailable, match="'offline'"):
         client.ask("Hello?")

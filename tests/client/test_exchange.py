@@ -136,6 +136,7 @@ def test_what_never_comes_is_named() -> None:
     for payload in (accepted(), chunk(1, "a"), chunk(4, "d"), final(6, "abcdef")):
         it.feed(payload, 1001)
     it.expire(1003)
+    it.expire(1005)
     assert isinstance(it.failure, IncompleteStream)
     assert "seq 2-3, 5-5 of generation 1" in str(it.failure)
     assert it.failure.text_so_far == "a"
@@ -216,12 +217,45 @@ def test_what_came_with_the_contradiction_is_given_all_the_same() -> None:
 
 
 @pytest.mark.parametrize("state", ["offline", "lost"])
-def test_a_node_that_is_gone_fails_the_exchange(state: NodeState) -> None:
-    it = exchange()
+def test_a_node_that_is_gone_for_too_long_fails_the_exchange(state: NodeState) -> None:
+    it = exchange(settings=Settings(away_timeout=20))
     it.feed(accepted(), 1001)
     it.feed(card(state), 1002)
+    it.feed(card(state), 1010)
+    assert (it.deadline, it.is_over) == (1022, False)
+    it.expire(1022)
     assert isinstance(it.failure, NodeUnavailable)
     assert it.failure.state == state
+
+
+def test_a_node_that_comes_back_goes_on() -> None:
+    it = exchange(settings=Settings(away_timeout=20))
+    for payload in (accepted(), chunk(1, "a")):
+        it.feed(payload, 1001)
+    it.feed(card("lost"), 1002)
+    it.feed(card("loading"), 1010)
+    it.expire(1030)
+    assert not it.is_over
+    it.feed(card("lost"), 1031)
+    assert it.deadline == 1051
+    for payload in (chunk(1, "a"), chunk(2, "b"), final(3, "ab")):
+        it.feed(payload, 1040)
+    assert it.result is not None
+    assert it.result.text == "ab"
+
+
+def test_what_is_missing_is_asked_for_once() -> None:
+    it = exchange()
+    for payload in (accepted(), chunk(2, "b"), final(3, "ab")):
+        it.feed(payload, 1001)
+    assert it.wanted() is None
+    it.expire(1003)
+    wanted = it.wanted()
+    assert wanted is not None
+    assert (wanted.gen, wanted.from_seq, it.wanted(), it.deadline) == (1, 1, None, 1005)
+    it.feed(chunk(1, "a"), 1004)
+    assert it.result is not None
+    assert it.result.text == "ab"
 
 
 @pytest.mark.parametrize("state", ["loading", "online", "busy", "paused", "draining"])

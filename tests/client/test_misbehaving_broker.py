@@ -21,7 +21,7 @@ FAILURE = 0x87
 
 def welcome(session: Session, *, cards: int = 1, replies: int = 1, **properties: int) -> None:
     """Accept the connection, and answer the subscriptions to the status card and to the replies."""
-    session.accept(**properties)
+    session.accept(session_present=False, **properties)
     for code in (cards, replies):
         session.send(session.codec.make_suback(session.read_subscribe().mid, [code]))
 

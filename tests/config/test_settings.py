@@ -28,6 +28,7 @@ def test_every_setting_has_the_documented_default() -> None:
             "topic_root": "edged/v1",
             "reply_topics": ("reply/#", "{root}/{node}/reply/#"),
             "keepalive_s": 30,
+            "session_expiry_s": 86_400,
             "tls": False,
             "ca_file": None,
             "cert_file": None,
@@ -41,6 +42,10 @@ def test_every_setting_has_the_documented_default() -> None:
                 "parallel": 8,
                 "threads": 0,
                 "gpu_layers": 0,
+                "ubatch": 64,
+                "flash_attention": "auto",
+                "kv_type": "f16",
+                "prefix_cache": True,
                 "defaults": {
                     "max_tokens": 512,
                     "temperature": 0.8,
@@ -55,8 +60,8 @@ def test_every_setting_has_the_documented_default() -> None:
                 },
             },
         ),
-        "engine": {"itl_target_ms": 100},
-        "stream": {"flush_ms": 40, "flush_tokens": 32, "max_waiting": 8},
+        "engine": {"itl_target_ms": 50},
+        "stream": {"flush_ms": 40, "flush_tokens": 32, "max_waiting": 8, "max_pause_s": 300},
         "limits": {
             "max_queue": 256,
             "max_queue_per_client": 128,
@@ -64,7 +69,7 @@ def test_every_setting_has_the_documented_default() -> None:
             "max_tokens": 4096,
             "timeout_s": 600,
         },
-        "journal": {"path": None, "keep_s": 600},
+        "journal": {"enabled": True, "path": None, "keep_s": 600, "max_size": 64 * 2**20},
         "service": {"grace_s": 20, "metrics_s": 60},
         "log": {"level": "info", "format": "auto"},
     }
@@ -263,6 +268,9 @@ def test_values_out_of_bounds_are_refused(section: str, key: str, values: list[A
         ("parallel", [0, 129]),
         ("threads", [-1, 513]),
         ("gpu_layers", [-1, 10_000]),
+        ("ubatch", [7, 513]),
+        ("flash_attention", ["yes", True]),
+        ("kv_type", ["q2_k"]),
         ("path", [""]),
     ],
 )
@@ -300,3 +308,8 @@ def test_a_user_without_a_home_is_told_to_set_the_journals_path(monkeypatch: pyt
     monkeypatch.setattr(Path, "home", no_home)
     with pytest.raises(ConfigError, match=r"\[journal\] path: .* set the path"):
         Settings().journal.file()
+
+
+def test_a_quantised_cache_without_flash_attention_is_refused() -> None:
+    with pytest.raises(ValidationError, match="needs flash attention: set flash_attention to auto or on"):
+        Model(kv_type="q8_0", flash_attention="off")

@@ -39,7 +39,7 @@ def test_a_flood_is_answered_and_the_inbox_stays_bounded(
         with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
             wait_until(lambda: answered(node, publisher, listener), "the node serves again", 30)
 
-    assert node.daemon._posted_bytes == node.daemon._handled_bytes > 0
+    assert node.daemon._requests.posted == node.daemon._requests.handled > 0
 
 
 def test_one_message_over_the_inboxs_bound_is_not_stuck(
@@ -61,6 +61,33 @@ def test_stopping_in_the_middle_of_a_flood(
     with Listener(broker.host, broker.port) as publisher:
         for i in range(500):
             publisher.publish(f"{node.base}/ask/f{i}", "hello", qos=0)
-    wait_until(lambda: node.daemon._handled_bytes > 0, "the flood has begun")
+    wait_until(lambda: node.daemon._requests.handled > 0, "the flood has begun")
 
     node.stop()
+
+
+def test_a_cancel_gets_through_while_requests_wait_at_the_broker(
+    broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No request is acknowledged, and so the window is full, and the rest of them queues up in the broker."""
+    node = start_scripted(broker, mqtt={"version": "3.1.1"}, limits={"max_queue": 200})
+    monkeypatch.setattr(node.daemon._journal, "sync", lambda _number: None)  # a disk that takes for ever
+    with Listener(broker.host, broker.port) as publisher:
+        for i in range(100):
+            publisher.publish(f"{node.base}/req/r{i}", "hello")
+        [uid, *_] = node.engine.wait_for(1)
+        publisher.publish(f"{node.base}/ctl/r0", "cancel")
+        wait_until(lambda: uid in node.engine.cancelled, "the cancel takes effect")
+
+
+def test_a_flood_of_control_messages_stays_bounded(
+    broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edged.daemon._INBOX_BYTES", 20_000)
+    node = start_scripted(broker, answer=echo)
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        for i in range(300):
+            listener.publish(f"{node.base}/ctl/c{i}", "x" * 5000, qos=0)
+        listener.publish(f"{node.base}/ask/last", "hello")
+        assert listener.final("last")["text"] == "fine"
+    wait_until(lambda: node.daemon._controls.handled == node.daemon._controls.posted > 0, "all of it is handled")

@@ -182,7 +182,7 @@ def test_full_queue(broker: Broker, start_scripted: StartScripted) -> None:
 
         assert [f["error"]["code"] for f in refused] == ["overloaded", "overloaded"]
         assert all(f["error"]["retryable"] and f["error"]["retry_after_ms"] >= 1 for f in refused)
-        assert [listener.stream(f"q{i}")[0]["queue_position"] for i in range(3)] == [0, 1, 2]
+        assert [listener.first(f"q{i}")["queue_position"] for i in range(3)] == [0, 1, 2]
         for _ in range(3):
             [uid] = node.engine.wait_for(1)
             node.engine.say(uid, "done")

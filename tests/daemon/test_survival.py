@@ -1,9 +1,13 @@
-"""Engines and brokers that die: what runs ends with an error, and the node serves on."""
+"""Engines and brokers that die: what runs goes on, and the node serves on."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
+from pathlib import Path
+from zlib import crc32
 
 import pytest
 
@@ -16,11 +20,12 @@ pytestmark = pytest.mark.model
 
 
 def test_kill_9_of_the_engine(broker: Broker, start_node: StartNode) -> None:
+    """Every stream goes on with the next token, in the same generation."""
     node = start_node(broker)
     with Listener(broker.host, broker.port, f"{node.base}/#") as listener:
         old = node.engine_pid()
         for i in range(4):
-            listener.publish(f"{node.base}/req/k{i}", ENDLESS)
+            listener.publish(f"{node.base}/req/k{i}", {**ENDLESS, "max_tokens": 100})
         for i in range(4):
             listener.chunk(f"k{i}")
         os.kill(old, signal.SIGKILL)
@@ -28,15 +33,102 @@ def test_kill_9_of_the_engine(broker: Broker, start_node: StartNode) -> None:
         listener.publish(f"{node.base}/req/next", {"prompt": "Say hi.", "max_tokens": 5})
         after = listener.final("next")
 
-    assert [f["error"]["code"] for f in finals] == ["internal"] * 4
-    assert all(f["error"]["retryable"] and f["text"] for f in finals)
     for i, final in enumerate(finals):
         messages = listener.stream(f"k{i}")
         assert [m["seq"] for m in messages] == list(range(len(messages)))
+        assert {m["gen"] for m in messages} == {1}
         assert "".join(m["text"] for m in messages if m["type"] == "chunk") == final["text"]
+        assert (final["finish_reason"], final["usage"]["completion_tokens"]) == ("length", 100)
+        assert final["metrics"]["resumed"] == 1
     assert after["finish_reason"] in ("stop", "length")
     assert node.engine_pid() != old
     assert "SIGKILL" in node.log()
+
+
+def test_streams_go_on_in_the_next_engine(broker: Broker, start_scripted: StartScripted) -> None:
+    node = start_scripted(broker)
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        listener.publish(f"{node.base}/req/on", "hello")
+        [uid] = node.engine.wait_for(1)
+        node.engine.say(uid, "Once ")
+        node.engine.say(uid, "upon ", tokens=2)
+        node.engine.die()
+        node.engine.wait_for(1)
+        assert node.engine.running[uid].generated == [0, 1, 2]
+        node.engine.say(uid, "a time")
+        node.engine.finish(uid)
+        final = listener.final("on")
+
+    assert (final["text"], final["usage"]["completion_tokens"]) == ("Once upon a time", 4)
+    assert final["metrics"]["resumed"] == 1
+    assert "".join(m["text"] for m in listener.stream("on") if m["type"] == "chunk") == "Once upon a time"
+
+
+def test_one_of_eight_streams_that_kills_the_engines_process_ends_as_crashed_and_the_others_go_on(
+    broker: Broker, start_scripted: StartScripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])  # the child is a module of the tests
+    starts = tmp_path / "starts"
+    node = start_scripted(broker, child=(sys.executable, "-m", "tests.engine.children.speaks", str(starts)))
+    names = ["poison", *"abcdefg"]
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        for name in names:
+            body = {"prompt": name, "raw": True, "max_tokens": 60}
+            listener.publish(f"{node.base}/req/{name}", json.dumps(body))
+        finals = {name: listener.final(name) for name in names}
+        texts = {name: "".join(m["text"] for m in listener.stream(name) if m["type"] == "chunk") for name in names}
+    counted = [f"{n} " for n in range(60)]
+    assert finals["poison"]["error"]["code"] == "crashed"
+    assert texts.pop("poison") == "".join(counted[:20])
+    assert texts == dict.fromkeys("abcdefg", "".join(counted))
+    for name in "abcdefg":
+        assert (finals[name]["finish_reason"], finals[name]["crc32"]) == ("length", crc32("".join(counted).encode()))
+        assert finals[name]["metrics"]["resumed"] == 1
+    assert len(starts.read_text().splitlines()) == 3, "it died twice, and no more"
+
+
+def test_a_request_that_takes_the_engine_down_twice_is_not_tried_again(
+    broker: Broker, start_scripted: StartScripted
+) -> None:
+    node = start_scripted(broker)
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        for name in ("good", "poison", "fine"):
+            listener.publish(f"{node.base}/req/{name}", name)
+        good, poison, fine = node.engine.wait_for(3)
+        node.engine.die()
+        assert node.engine.wait_for(1) == [good]  # alone
+        node.engine.finish(good)
+        assert node.engine.wait_for(1) == [poison]
+        node.engine.die()
+        assert listener.final("poison")["error"]["code"] == "crashed"
+        assert node.engine.wait_for(1) == [fine]
+        node.engine.finish(fine)
+
+        assert [listener.final(name)["finish_reason"] for name in ("good", "fine")] == ["stop", "stop"]
+
+
+def test_a_model_that_cannot_be_loaded_is_told_until_it_can(broker: Broker, start_scripted: StartScripted) -> None:
+    node = start_scripted(broker, engine={"ready": False})
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        listener.publish(f"{node.base}/req/waits", "hello")
+        listener.wait(lambda m: b'"accepted"' in m.payload)
+        node.engine.die("it needs 812 MB, and 300 MB are free", error="out_of_memory", returns=False)
+        waited = listener.final("waits")
+        listener.publish(f"{node.base}/req/late", "hello")
+        late = listener.final("late")
+        node.engine.load()
+        with Listener(broker.host, broker.port, f"{node.base}/status") as card:
+            card.wait(lambda m: m.json()["state"] == "online")
+        listener.publish(f"{node.base}/req/served", "hello")
+        node.engine.finish(node.engine.wait_for(1)[0])
+        served = listener.final("served")
+
+    assert (waited["gen"], late["gen"]) == (1, 0)
+    for final in (waited, late):
+        assert final["error"]["code"] == "out_of_memory"
+        assert "812 MB" in final["error"]["message"]
+        assert final["error"]["retry_after_ms"] > 0
+    assert served["finish_reason"] == "stop"
 
 
 def test_kill_9_of_the_broker_and_its_return(private_broker: LocalBroker, start_node: StartNode) -> None:
@@ -73,19 +165,21 @@ def test_an_answer_that_the_broker_missed_is_delivered_when_it_returns(
 
 
 def test_sigterm_drains(broker: Broker, start_node: StartNode) -> None:
-    """What runs may finish; what takes longer than the grace period is cancelled; the card says offline."""
+    """What runs may finish; what takes longer is cancelled; what waits is the next start's; the card says offline."""
     node = start_node(broker, EDGED_SERVICE__GRACE_S="1", EDGED_MODELS='[{"path":"starter","parallel":1,"threads":1}]')
     with Listener(broker.host, broker.port, f"{node.base}/#") as listener:
         listener.publish(f"{node.base}/req/runs", ENDLESS)
-        listener.publish(f"{node.base}/req/waits", ENDLESS)
+        listener.publish(f"{node.base}/req/waits", {**ENDLESS, "max_tokens": 3})
         listener.chunk("runs")
         code = node.terminate()
-        runs, waits = listener.final("runs"), listener.final("waits")
+        runs = listener.final("runs")
         states = [m.json()["state"] for m in listener.received if m.topic.endswith("/status")]
+        node.start()
+        waits = listener.final("waits")
 
     assert code == 0
     assert runs["finish_reason"] == "cancelled"
-    assert waits["error"]["code"] == "draining"
+    assert (waits["finish_reason"], waits["gen"], waits["metrics"]["resumed"]) == ("length", 1, 0)
     assert states[-2:] == ["draining", "offline"]
 
 

@@ -30,6 +30,7 @@ class Core:
         name: str = "edged-test",
         subscriptions: Sequence[str] = (),
         will: Publish | None = None,
+        has_will: bool = True,
         **settings: Any,
     ) -> None:
         defaults: dict[str, Any] = {"keepalive_s": 30, "backoff_min_s": 0.02, "backoff_max_s": 0.1}
@@ -37,7 +38,7 @@ class Core:
         self.events: list[Event] = []
         self.connection = Connection(
             Settings(host=broker.host, port=broker.port, client_id=name, **(defaults | settings)),
-            will=will or Publish(f"will/{name}", b"{}"),
+            will=(will or Publish(f"will/{name}", b"{}")) if has_will else None,
             subscriptions=subscriptions,
             post=self.inbox.put,
         )
@@ -60,6 +61,7 @@ class Core:
                     f"did not happen within {patience_s} s; the last events: {self.events[-5:]}"
                 ) from None
             self.events += self.connection.handle(happening)
+            self.connection.flush()
 
     def connect(self) -> Self:
         """Wait until publishes flow."""
@@ -72,9 +74,15 @@ class Core:
         while (left := deadline - time.monotonic()) > 0:
             with contextlib.suppress(queue.Empty):
                 self.events += self.connection.handle(self.inbox.get(timeout=left))
+                self.connection.flush()
 
     def publish(self, topic: str, payload: bytes = b"x", **fields: Any) -> None:
         self.connection.publish(Publish(topic, payload, **fields))
+        self.connection.flush()
+
+    def acknowledge(self, ack: object) -> None:
+        self.connection.acknowledge(ack)
+        self.connection.flush()
 
     def of(self, kind: type[Any]) -> list[Any]:
         return [event for event in self.events if isinstance(event, kind)]

@@ -24,6 +24,7 @@ class Connect:
     clean_start: bool
     keepalive: int
     properties: bytes
+    will: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Codec:
         self.version = reader.number(1)
         flags, keepalive = reader.number(1), reader.number(2)
         properties = reader.properties() if self.five else b""
-        return Connect(self.version, reader.text(), bool(flags & 2), keepalive, properties)
+        return Connect(self.version, reader.text(), bool(flags & 2), keepalive, properties, bool(flags & 4))
 
     def publish(self, connection: int, flags: int, body: bytes) -> Publish:
         reader = Reader(body)
@@ -115,11 +116,13 @@ class Codec:
             options.append(reader.number(1))
         return Subscribe(mid, tuple(filters), tuple(options))
 
-    def make_connack(self, code: int, **properties: int) -> bytes:
+    def make_connack(self, code: int, *, session_present: bool = False, **properties: int) -> bytes:
         packed = b"".join(
             struct.pack("!B" + _PROPERTIES[name][1], _PROPERTIES[name][0], value) for name, value in properties.items()
         )
-        return packet(CONNACK, 0, bytes([0, code]) + (bytes([len(packed)]) + packed if self.five else b""))
+        return packet(
+            CONNACK, 0, bytes([session_present, code]) + (bytes([len(packed)]) + packed if self.five else b"")
+        )
 
     def make_suback(self, mid: int, codes: list[int]) -> bytes:
         return packet(SUBACK, 0, struct.pack("!H", mid) + (b"\0" if self.five else b"") + bytes(codes))
@@ -127,9 +130,9 @@ class Codec:
     def make_puback(self, mid: int, code: int = 0) -> bytes:
         return packet(PUBACK, 0, struct.pack("!H", mid) + (bytes([code, 0]) if self.five and code else b""))
 
-    def make_publish(self, topic: bytes, payload: bytes, *, qos: int = 0, mid: int = 0) -> bytes:
+    def make_publish(self, topic: bytes, payload: bytes, *, qos: int = 0, mid: int = 0, dup: bool = False) -> bytes:
         body = struct.pack("!H", len(topic)) + topic + (struct.pack("!H", mid) if qos else b"")
-        return packet(PUBLISH, qos << 1, body + (b"\0" if self.five else b"") + payload)
+        return packet(PUBLISH, dup << 3 | qos << 1, body + (b"\0" if self.five else b"") + payload)
 
 
 def packet(kind: int, flags: int, body: bytes = b"") -> bytes:

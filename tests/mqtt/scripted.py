@@ -54,10 +54,10 @@ class Session:
         self._broker.note_connect(connect)
         return connect
 
-    def accept(self, code: int = 0, **properties: int) -> None:
+    def accept(self, code: int = 0, *, session_present: bool = False, **properties: int) -> None:
         """Read CONNECT and answer it."""
         self.read_connect()
-        self.send(self.codec.make_connack(code, **properties))
+        self.send(self.codec.make_connack(code, session_present=session_present, **properties))
 
     def read_publish(self, timeout_s: float | None = None) -> Publish | None:
         """The next PUBLISH; what else comes is answered. None after the timeout, or when the client leaves.

@@ -27,7 +27,7 @@ def test_a_message_is_acknowledged_when_the_core_says_so_and_not_before() -> Non
         assert broker.pubacks == []
         for message in reversed(core.arrived):
             assert message.ack is not None
-            core.connection.acknowledge(message.ack)
+            core.acknowledge(message.ack)
         broker.wait(lambda b: b.pubacks == [(1, 8), (1, 7)])
 
 
@@ -50,11 +50,11 @@ def test_an_acknowledgement_of_an_older_connection_is_dropped() -> None:
         drop.set()
         core.pump(lambda: len(core.arrived) == 2)
         old, new = core.arrived
-        core.connection.acknowledge(old.ack)
+        core.acknowledge(old.ack)
         core.publish("barrier", token=1)
         core.pump(lambda: core.confirmed)
         assert broker.pubacks == []
-        core.connection.acknowledge(new.ack)
+        core.acknowledge(new.ack)
         broker.wait(lambda b: b.pubacks == [(2, 1)])
         assert old.ack != new.ack
 
@@ -82,7 +82,7 @@ def test_a_confirmation_of_an_older_connection_confirms_nothing() -> None:
 
 def test_what_is_no_acknowledgement_is_refused() -> None:
     with ScriptedBroker(polite) as broker, Core(broker) as core, pytest.raises(TypeError, match="no acknowledgement"):
-        core.connection.acknowledge(1)
+        core.acknowledge(1)
 
 
 def test_a_topic_that_is_not_utf8_is_passed_over_and_does_not_hold_the_window() -> None:

@@ -32,9 +32,9 @@ def test_a_request_comes_in_and_a_reply_goes_out(broker: Broker, root: str, vers
         consumer.publish(f"{root}/req/k1", "grüß dich".encode())
         core.pump(lambda: core.arrived)
         (message,) = core.arrived
-        assert message == MessageArrived(f"{root}/req/k1", "grüß dich".encode(), qos=1, ack=message.ack)
+        assert message == MessageArrived(f"{root}/req/k1", "grüß dich".encode(), qos=1, ack=message.ack, packet_id=1)
         assert message.ack is not None
-        core.connection.acknowledge(message.ack)
+        core.acknowledge(message.ack)
         core.publish(f"{root}/reply/k1", b'{"seq":0}', token="seq 0")
         core.pump(lambda: core.confirmed == ["seq 0"])
         reply = consumer.next()
@@ -78,7 +78,7 @@ def test_in_3_1_1_properties_are_left_out(broker: Broker, root: str) -> None:
         consumer.publish(f"{root}/req", b"x", ResponseTopic="t", CorrelationData=b"c", MessageExpiryInterval=90)
         core.publish(f"{root}/reply", b"{}", properties=Properties(expiry_s=600, correlation=b"c"))
         core.pump(lambda: core.arrived)
-        assert core.arrived[0] == MessageArrived(f"{root}/req", b"x", ack=core.arrived[0].ack)
+        assert core.arrived[0] == MessageArrived(f"{root}/req", b"x", ack=core.arrived[0].ack, packet_id=1)
         properties = consumer.next().properties
         assert properties is None or properties.json() == {}  # type: ignore[no-untyped-call]  # paho's have no types
 
@@ -117,10 +117,10 @@ def test_what_is_not_acknowledged_holds_a_place_and_comes_no_further(broker: Bro
         core.pump(lambda: core.confirmed)
         core.pump(lambda: len(core.arrived) >= 2)
         assert [m.topic for m in core.arrived] == [f"{root}/req/0", f"{root}/req/1"]
-        core.connection.acknowledge(core.arrived[0].ack)
+        core.acknowledge(core.arrived[0].ack)
         core.pump(lambda: len(core.arrived) == 3)
         for message in core.arrived[1:]:
-            core.connection.acknowledge(message.ack)
+            core.acknowledge(message.ack)
         core.pump(lambda: len(core.arrived) == 5)
         assert [m.topic for m in core.arrived] == [f"{root}/req/{n}" for n in range(5)]
 

@@ -96,6 +96,24 @@ def test_a_puback_that_refuses_is_reported_and_not_tried_again() -> None:
         assert broker.topics == ["secret", "open"]
 
 
+def test_every_reason_that_mqtt_knows_for_a_puback_reaches_the_core_as_it_is() -> None:
+    """MQTT 5.0, 3.4.2.1. What it means, and whether to try again, is for the core to decide."""
+    codes = [0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99]
+
+    def script(session: Session) -> None:
+        session.accept(receive_maximum=2)
+        while (publish := session.read_publish()) is not None:
+            session.puback(publish, int(publish.topic))
+
+    with ScriptedBroker(script) as broker, Core(broker) as core:
+        core.connect()
+        for code in codes:
+            core.publish(str(code), token=code)
+        core.pump(lambda: len(core.confirmed) == len(codes))
+        assert core.of(Published) == [Published(code, code) for code in codes]
+        assert core.connection.backlog == 0, "a refusal makes room in the window"
+
+
 @pytest.mark.parametrize("window", [1, 20])
 def test_a_message_larger_than_the_broker_takes_is_refused_here_and_does_not_cost_the_connection(window: int) -> None:
     """The broker would end the connection over it, and over its resend, for ever."""

@@ -71,7 +71,7 @@ def test_tls_with_the_right_authority_connects(tls_broker: LocalBroker, authorit
             core.publish(f"req/{n}", b"x" * 5000, token=n)
         for n in range(100):
             core.pump(lambda enough=n: len(core.arrived) > enough)  # type: ignore[misc]  # mypy wants a type
-            core.connection.acknowledge(core.arrived[n].ack)
+            core.acknowledge(core.arrived[n].ack)
         core.pump(lambda: len(core.confirmed) == 100)
         assert [m.topic for m in core.arrived] == [f"req/{n}" for n in range(100)]
 
