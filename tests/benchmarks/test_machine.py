@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from benchmarks.machine import Cpu, await_quiet, descendants, description
+from benchmarks.machine import Cpu, await_quiet, descendants, description, resident
 
 
 def test_time_that_a_process_used_is_its_own() -> None:
@@ -21,8 +21,8 @@ def test_time_that_a_process_used_is_its_own() -> None:
 
 
 def test_what_no_named_process_used_is_the_others() -> None:
-    before = Cpu({"engine": 10.0, "daemon": 1.0}, machine=100.0, stolen=0.0)
-    after = Cpu({"engine": 18.0, "daemon": 1.5}, machine=110.0, stolen=0.5)
+    before = Cpu({"engine": 10.0, "daemon": 1.0}, machine=100.0)
+    after = Cpu({"engine": 18.0, "daemon": 1.5}, machine=110.5)
     assert after.since(before, seconds=5.0) == pytest.approx({"engine": 1.6, "daemon": 0.1, "others": 0.4})
 
 
@@ -31,6 +31,12 @@ def test_a_process_that_is_gone_is_an_error_and_no_zero() -> None:
         pass
     with pytest.raises(FileNotFoundError):
         Cpu.now({"child": child.pid})
+
+
+def test_memory_of_a_process_is_what_is_resident() -> None:
+    before = resident(os.getpid())
+    kept = bytearray(os.urandom(1) * (32 * 2**20))
+    assert resident(os.getpid()) - before == pytest.approx(len(kept), rel=0.1)
 
 
 def test_children_of_children_are_found() -> None:

@@ -1,86 +1,143 @@
-"""Which measurements count, and that a reader is told when they say little."""
+"""What a run tells people and programs, and that one failure does not take the rest with it."""
 
 from __future__ import annotations
 
 import json
-from typing import cast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from benchmarks import bench, report
-from benchmarks.figures import Figures
-from benchmarks.report import Repeat, Result
+from benchmarks import report, serving
+from benchmarks.figures import BenchmarkError
+from benchmarks.outcome import Outcome, Table, Verdict
+from benchmarks.report import Run
+from benchmarks.scenarios import cancel, death, highlevel, journal, memory, mixed, overhead, soak, ttft
+from benchmarks.scene import Scene
+from tests.benchmarks.test_rates import outcome as throughput_outcome
+from tests.benchmarks.test_rates import repeat
+
+MIB = 2**20
+
+#: One of each scenario, with figures that are as asked.
+GOOD: dict[str, Outcome] = {
+    "throughput": throughput_outcome(repeat(95), repeat(96, streams=8), repeat(97, streams=16)),
+    "overhead": overhead.Overhead({1: overhead.Steps([10.0, 10.0], [0.2, 0.4]), 8: overhead.Steps([40.0], [1.0])}),
+    "ttft": ttft.Ttft(65, [112.0, 114.0], [100.0, 101.0], 527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
+    "mixed": mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0)}),
+    "cancel": cancel.CancelLatency([40.0, 90.0], [251, 300], 1997, 4),
+    "memory": memory.Memory(
+        90 * MIB, 80 * MIB, 50 * MIB, 240 * MIB, 60.0, {"engine": 0.001, "daemon": 0.002, "broker": 0.001}
+    ),
+    "soak": soak.Soak(200, 20, [], 10.0, {"daemon": MIB, "engine": MIB}, {"daemon": MIB, "engine": MIB}),
+    "death": death.Death({"SIGKILL": death.Case(8, [], 8, 1.5, 9.0)}),
+    "journal": journal.Cost([99.0, 100.0], [100.0, 99.0], 100.0, 25.0),
+    "highlevel": highlevel.HighLevel(160, [highlevel.Side(160.0, 130.0, 100.0)], [highlevel.Side(155.0, 140.0, 180.0)]),
+}
 
 
-def figures(rate: float) -> Figures:
-    node = {"node_ttft_ms": [9.0], "node_itl_ms": [9.0], "node_p95_itl_ms": [9.0], "node_max_itl_ms": [9.0]}
-    return Figures(1.0, rate, rate / 2, 1, 60, ttft_ms=[50.0], later_ttft_ms=[60.0], gaps_ms=[10.0, 20.0], **node)
+def run(**outcomes: Outcome) -> Run:
+    return Run("a machine", "a.gguf", {"threads": 2}, dict(outcomes))
 
 
-def repeat(node: float, *, bare: float = 100.0, streams: int = 4, others: float = 0.0) -> Repeat:
-    cpus = {"engine": 1.9, "daemon": 0.04, "others": others, "bare_others": 0.0}
-    return Repeat(streams, 8, figures(bare), figures(node), figures(node), cpus)
+def test_there_is_an_example_of_every_scenario() -> None:
+    assert GOOD.keys() == serving.SCENARIOS.keys()
 
 
-def result(*repeats: Repeat) -> Result:
-    return Result("a machine", "a.gguf", {"threads": 2}, list(repeats))
+@pytest.mark.parametrize("name", GOOD)
+def test_figures_as_asked_are_said_to_be(name: str) -> None:
+    assert [str(verdict) for verdict in GOOD[name].verdicts() if not verdict.met] == []
+    told = report.text(run(**{name: GOOD[name]}))
+    assert "MISSED" not in told
+    assert f"({name})" in told
 
 
-def test_repeats_that_others_disturbed_do_not_count() -> None:
-    told = result(repeat(90), repeat(30, others=1.0), repeat(92))
-    assert told.ratio(4).median == pytest.approx(0.91)
-    assert "In 1 of 3 repeats other processes used more than 0.1 processors (at most 1.00)" in report.text(told)
-    assert "say little" not in report.text(told)
+@pytest.mark.parametrize("name", GOOD)
+def test_every_row_is_as_long_as_its_head(name: str) -> None:
+    for table in GOOD[name].tables():
+        assert {len(row) for row in table.rows} == {len(table.head)}
 
 
-def test_where_all_were_disturbed_the_reader_is_warned() -> None:
-    told = result(repeat(30, others=1.0), repeat(92, streams=8))
-    assert told.ratio(4).median == pytest.approx(0.3)
-    assert "1 were not, for want of better ones: their ratios say little." in report.text(told)
+@pytest.mark.parametrize(
+    ("outcome", "missed"),
+    [
+        (overhead.Overhead({1: overhead.Steps([10.0], [0.6])}), 1),
+        (journal.Cost([95.0], [100.0], 1000.0, 25.0), 2),
+        (ttft.Ttft(65, [120.0], [100.0], 527, [1000.0], [300.0], [0]), 2),
+        (mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0)}), 2),
+        (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),
+        (memory.Memory(90 * MIB, 80 * MIB, MIB, 251 * MIB, 60.0, {"engine": 0.004, "daemon": 0.002, "broker": 0.0}), 2),
+        (soak.Soak(200, 20, ["lost"], 10.0, {}, {}), 1),
+        (death.Death({"SIGKILL": death.Case(8, ["request r1 ended with internal"], 7, None, None)}), 1),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Outcome) else "",
+)
+def test_figures_that_are_worse_than_asked_are_missed(outcome: Outcome, missed: int) -> None:
+    assert sum(not verdict.met for verdict in outcome.verdicts()) == missed
 
 
-def test_a_quiet_machine_is_not_spoken_of() -> None:
-    assert "other processes" not in report.text(result(repeat(90)))
+def test_a_verdict_says_what_was_asked_and_what_came() -> None:
+    assert str(Verdict("latency", 12.34, 150, "ms")) == "met: latency. Asked: <= 150 ms; measured: 12.3 ms"
+    assert str(Verdict("ratio", 0.85, 0.9, least=True)) == "MISSED: ratio. Asked: >= 0.9; measured: 0.85"
 
 
-def test_the_tables_show_each_number_of_streams() -> None:
-    text = report.text(result(repeat(150, bare=160, streams=1), repeat(180, bare=200)))
-    assert "| 160.0 | 150.0 | 0.938 (0.938 to 0.938) |" in " ".join(text.split())
-    assert "| 200.0 | 180.0 | 0.900 (0.900 to 0.900) |" in " ".join(text.split())
+def test_a_table_is_markdown() -> None:
+    assert Table("What", ["a", "long"], [["12", "3"]]).lines() == [
+        "What",
+        "",
+        "|  a | long |",
+        "| -: | ---: |",
+        "| 12 |    3 |",
+    ]
 
 
-def test_programs_get_everything() -> None:
-    told = json.loads(report.to_json(result(repeat(90), repeat(30, others=1.0))))
-    assert told["summary"][0]["ratio"]["median"] == pytest.approx(0.9)
-    assert (told["summary"][0]["repeats"], told["summary"][0]["disturbed"]) == (1, 0)
-    assert [one["processors"]["others"] for one in told["repeats"]] == [0.0, 1.0]
-    assert told["repeats"][0]["edged"]["gaps_ms"] == {"p50": 15.0, "p95": 20.0, "most": 20.0, "count": 2}
+def test_programs_get_all_figures_and_verdicts() -> None:
+    told = json.loads(report.to_json(run(**GOOD)))
+    assert told["scenarios"].keys() == GOOD.keys()
+    assert told["scenarios"]["cancel"]["figures"]["latency_ms"] == [40.0, 90.0]
+    assert told["scenarios"]["cancel"]["verdicts"][0] == {
+        "what": "longest time from cancel to the final",
+        "measured": 90.0,
+        "most": 150.0,
+        "unit": "ms",
+        "met": True,
+    }
+    assert "least" in told["scenarios"]["throughput"]["verdicts"][0]
 
 
-class ScriptedBench:
-    """Measures what it is told to."""
-
-    def __init__(self, *measured: Repeat) -> None:
-        self.measured = list(measured)
-        self.orders: list[bool] = []
-
-    def repeat(self, _streams: int, _tokens: int, *, bare_first: bool) -> Repeat:
-        self.orders.append(bare_first)
-        return self.measured.pop(0)
+def test_the_picture_has_a_panel_for_each_scenario(tmp_path: Path) -> None:
+    file = tmp_path / "run.png"
+    report.plot(run(**GOOD), file)
+    assert file.read_bytes().startswith(b"\x89PNG")
 
 
-def turns(scripted: ScriptedBench, repeats: int, patience_s: float) -> list[Repeat]:
-    return bench.take_turns(cast("bench.Bench", scripted), {4: 8}, repeats, patience_s)
+def test_a_scenario_that_fails_is_reported_and_the_rest_goes_on() -> None:
+    def fails(_scene: Scene) -> Outcome:
+        raise BenchmarkError("no answer came")
+
+    def breaks(_scene: Scene) -> Outcome:
+        raise ZeroDivisionError("division by zero")
+
+    def gives(outcome: Outcome) -> Callable[[Scene], Outcome]:
+        return lambda _scene: outcome
+
+    told = run()
+    quick = cast("Scene", type("Quick", (), {"quick": True})())
+    scenarios = {"cancel": fails, "mixed": breaks, "soak": gives(GOOD["soak"])}
+    serving.carry_out(scenarios, quick, told)
+    assert told.failures == {"cancel": "no answer came", "mixed": "ZeroDivisionError: division by zero"}
+    assert list(told.outcomes) == ["soak"]
+    text = report.text(told)
+    assert "## FAILED: cancel\n\nno answer came" in text
+    assert text.endswith("3 of 3 figures are as asked; 2 scenarios failed.")
 
 
-def test_the_sides_take_turns_in_being_first() -> None:
-    scripted = ScriptedBench(repeat(90), repeat(91), repeat(92))
-    turns(scripted, 3, 0)
-    assert scripted.orders == [True, False, True]
-
-
-def test_what_was_disturbed_is_measured_again_while_patience_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench, "await_quiet", lambda _patience_s: None)
-    disturbed, quiet = repeat(30, others=1.0), repeat(90)
-    assert turns(ScriptedBench(disturbed, disturbed, quiet), 1, 60) == [quiet]
-    assert turns(ScriptedBench(disturbed, quiet), 1, 0) == [disturbed]
+def test_only_steps_in_which_every_stream_computes_a_token_are_counted() -> None:
+    # when, seconds in llama.cpp until then, tokens in the batch: a prefill, three steps of two streams, one of one
+    decodes: list[Any] = [(0.0, 0.0, 60), (1.0, 0.9, 2), (1.2, 1.09, 2), (1.5, 1.38, 2), (1.6, 1.47, 1)]
+    steps = overhead.Overhead.of(2, decodes)
+    assert steps.step_ms == pytest.approx([200, 300])
+    assert steps.rest_ms == pytest.approx([10, 10])
+    with pytest.raises(BenchmarkError, match="4 streams"):
+        overhead.Overhead.of(4, decodes)

@@ -13,6 +13,7 @@ import pytest
 from benchmarks.children import bare_loop
 from benchmarks.figures import BenchmarkError
 from benchmarks.load import Load, Setup
+from edged.config import Settings
 from edged.config.settings import Model
 from edged.engine.model import BATCH_TOKENS
 from tests import brokers
@@ -45,21 +46,24 @@ def test_both_sides_are_measured_in_one_run(tmp_path: Path) -> None:
         pytest.skip(str(error))
     figures, picture = tmp_path / "figures.json", tmp_path / "figures.png"
     done = serving(
-        *("--streams", "1", "2", "--repeats", "1", "--seconds", "0.4", "--patience", "0"),
+        *("--only", "throughput", "--streams", "1", "2", "--repeats", "1", "--seconds", "0.4", "--patience", "0"),
         *("--json", str(figures), "--plot", str(picture)),
         # one thread: two wait for each other, for long where the tests' machine is busy
         EDGED_MODELS='[{"path": "starter", "context": 1024, "parallel": 2, "threads": 1}]',
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr + done.stdout
     assert "| streams |" in done.stdout
     result = json.loads(figures.read_text())
-    assert [one["streams"] for one in result["summary"]] == [1, 2]
-    assert all(one["ratio"]["median"] > 0 for one in result["summary"])
     assert result["settings"]["context"] == 1024
-    for repeat in result["repeats"]:
-        assert repeat["bare"]["prompt_tokens"] == repeat["edged"]["prompt_tokens"]  # the same prompts on both sides
-        assert repeat["bare"]["requests"] == repeat["edged"]["requests"] == repeat["streams"]
-        assert {"engine", "daemon", "broker", "consumer", "others"} <= repeat["processors"].keys()
+    forms = result["scenarios"]["throughput"]["figures"]
+    assert forms.keys() == {"Q4_1", "Q4_0"}  # the file itself, and the one that the benchmark makes of it
+    for form in forms.values():
+        assert [one["streams"] for one in form["summary"]] == [1, 2]
+        assert all(one["ratio"]["median"] > 0 for one in form["summary"])
+        for repeat in form["repeats"]:
+            assert repeat["bare"]["prompt_tokens"] == repeat["edged"]["prompt_tokens"]  # the same on both sides
+            assert repeat["bare"]["requests"] == repeat["edged"]["requests"] == repeat["streams"]
+            assert {"engine", "daemon", "broker", "consumer", "others"} <= repeat["processors"].keys()
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -67,7 +71,7 @@ def test_both_sides_are_measured_in_one_run(tmp_path: Path) -> None:
     ("arguments", "environment", "words"),
     [
         (["--streams", "0"], {}, "greater than 0"),
-        (["--streams", "9"], {}, "serves 8 requests at once, not 9"),
+        (["--only", "speed"], {}, "invalid choice: 'speed'"),
         ([], {"EDGED_MODELS": '[{"path": "/nowhere/at.gguf"}]'}, "/nowhere/at.gguf"),
         ([], {"EDGED_MODELS": '[{"alias": "a"}, {"alias": "b"}]'}, "2 models are configured"),
         ([], {"EDGED_STREAM__FLUSH_MS": "soon"}, "flush_ms"),
@@ -84,7 +88,7 @@ def test_what_cannot_be_measured_is_said_before_anything_starts(
 
 @pytest.mark.model
 def test_the_bare_loop_generates_what_it_is_asked_for(tmp_path: Path) -> None:
-    with bare_loop(Setup.of(Model(context=1024, parallel=10, threads=1)), tmp_path) as bare:
+    with bare_loop(Setup.of(Settings(models=(Model(context=1024, parallel=10, threads=1),))), tmp_path) as bare:
         # The prompts of ten streams are longer than one batch.
         ten, one = (bare.run(Load(streams, 3, seed=1), patience_s=60) for streams in (10, 1))
         assert ten["prompt_tokens"] == 10 * one["prompt_tokens"] > BATCH_TOKENS
@@ -96,6 +100,6 @@ def test_the_bare_loop_generates_what_it_is_asked_for(tmp_path: Path) -> None:
 
 def test_a_bare_loop_that_cannot_start_says_why(tmp_path: Path) -> None:
     (tmp_path / "no.gguf").write_text("nothing")
-    setup = Setup.of(Model(path=str(tmp_path / "no.gguf"), context=256, parallel=1))
+    setup = Setup.of(Settings(models=(Model(path=str(tmp_path / "no.gguf"), context=256, parallel=1),)))
     with pytest.raises(BenchmarkError, match=r"llama\.cpp cannot load 'no\.gguf'"), bare_loop(setup, tmp_path):
         pass

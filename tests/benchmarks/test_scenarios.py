@@ -1,0 +1,115 @@
+"""Every scenario, made tiny, on the starter model and a real broker. No timing is asserted: speed is not promised here.
+
+Throughput is run by `test_serving.py`, as `make bench` does it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from benchmarks.scenarios import cancel, death, highlevel, journal, memory, mixed, overhead, soak, ttft
+from benchmarks.scene import Scene
+from edged.config import Settings
+from edged.config.settings import Model
+from tests import brokers
+
+pytestmark = [pytest.mark.model, pytest.mark.broker]
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    try:
+        brokers.binary()
+    except brokers.NoBrokerError as error:
+        if os.environ.get("CI"):
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+    for name in [name for name in os.environ if name.startswith("EDGED_")]:
+        monkeypatch.delenv(name)
+    # one thread: two wait for each other, for long where the tests' machine is busy
+    settings = Settings(models=(Model(context=1024, parallel=4, threads=1),))
+    return Scene(settings=settings, directory=tmp_path, seconds=0.3, quick=True, repacked=False)
+
+
+def test_overhead(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overhead, "_STREAMS", (1, 2, 64))
+    monkeypatch.setattr(overhead, "_QUICK_TOKENS", 12)
+    told = overhead.measure(scene)
+    assert list(told.streams) == [1, 2]  # 64 are more than the node serves at once
+    for steps in told.streams.values():
+        assert all(0 < rest < step for rest, step in zip(steps.rest_ms, steps.step_ms, strict=True))
+
+
+def test_ttft(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ttft, "_SHARED", 120)
+    told = ttft.measure(scene)
+    assert (len(told.node_ms), len(told.bare_ms), told.prompt_tokens) == (3, 3, 65)
+    assert min(told.cached_tokens) >= 100
+    assert max(told.cached_tokens) < told.long_tokens
+
+
+def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixed, "_LONG", 300)
+    monkeypatch.setattr(mixed, "_STREAMS", 2)
+    (case,) = mixed.measure(scene).forms.values()
+    assert case.prompt_tokens == 299
+    assert case.before_ms
+    assert case.while_ms
+    assert len(case.node_max_itl_ms) == 2
+    assert case.alone_ms > 0
+
+
+def test_cancel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cancel, "_LONG", 1200)
+    monkeypatch.setattr(cancel, "_BEGUN", 64)
+    monkeypatch.setattr(cancel, "_TOKENS", 24)
+    monkeypatch.setattr(cancel, "_QUICK_REPEATS", 1)
+    told = cancel.measure(scene)
+    assert (len(told.latency_ms), told.neighbours) == (1, 2)
+    assert 64 <= told.prefilled[0] < told.prompt_tokens
+
+
+def test_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_TOKENS", 4)
+    monkeypatch.setattr(memory, "_QUICK_IDLE_S", 0.5)
+    told = memory.measure(scene)
+    assert told.kv == 30 * 1024 * 3 * (64 + 64) * 2  # SmolLM2-135M: 30 layers, 3 heads of 64 numbers, 2 bytes each
+    assert told.engine > told.file + told.kv
+    assert told.idle.keys() == {"engine", "daemon", "broker"}
+
+
+def test_soak(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_QUICK_REQUESTS", 20)
+    told = soak.measure(scene)
+    assert (told.requests, told.settled, told.wrong) == (20, 2, [])
+    assert told.early.keys() == told.late.keys() == {"daemon", "engine"}
+
+
+def test_death(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(death, "_STREAMS", 2)
+    monkeypatch.setattr(death, "_TOKENS", 40)
+    monkeypatch.setattr(death, "_SIGNALS", (signal.SIGKILL,))
+    (case,) = death.measure(scene).signals.values()
+    assert (case.streams, case.wrong) == (2, [])
+    assert case.recovery_s is not None
+
+
+def test_highlevel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(highlevel, "_QUICK_TOKENS", 8)
+    told = highlevel.measure(scene)
+    assert len(told.theirs) == len(told.node) == 1
+    for side in (*told.theirs, *told.node):
+        assert min(side.tokens_per_s, side.ttft_ms, side.together_per_s) > 0
+
+
+def test_journal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal, "_STREAMS", 2)
+    monkeypatch.setattr(journal, "_QUICK_PAIRS", 1)
+    monkeypatch.setattr(journal, "_BURSTS", 20)
+    told = journal.measure(scene)
+    assert len(told.on) == len(told.off) == 1
+    assert told.write_us > 0
