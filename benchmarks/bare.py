@@ -11,11 +11,11 @@ import json
 import sys
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from benchmarks.load import Load, Setup
+from edged.engine import protocol
 from edged.engine.batch import Batch
-from edged.engine.model import BATCH_TOKENS, LogTap, Model
+from edged.engine.model import LogTap, Model
 from edged.engine.sampling import Sampler, SamplingParams
 from edged.engine.template import ChatTemplate
 
@@ -47,18 +47,10 @@ class Loop:
     """Generates for all sequences together, and for nobody."""
 
     def __init__(self, setup: Setup, log: LogTap) -> None:
-        self._model = Model(
-            Path(setup.path),
-            context=setup.context,
-            parallel=setup.parallel,
-            threads=setup.threads,
-            gpu_layers=setup.gpu_layers,
-            on_progress=lambda _fraction: None,
-            log=log,
-        )
+        self._model = Model(protocol.Load(**setup.load), on_progress=lambda _fraction: None, log=log)
         self._template = ChatTemplate(self._model.chat_template, self._model.vocabulary)
         self._sampling = setup.sampling
-        self._batch = Batch(BATCH_TOKENS)
+        self._batch = Batch(self._model.batch)
 
     def run(self, load: Load) -> BareRun:
         """Compute all prompts in full batches, then a token of every sequence in each step, past any end of text."""
@@ -72,7 +64,7 @@ class Loop:
             marks.append(time.monotonic())
         for sequence in sequences:
             sequence.sampler.close()
-            self._model.forget(sequence.slot)
+            self._model.drop(sequence.slot)
         return BareRun(started, marks, sum(map(len, prompts)))
 
     def _sampler(self, seed: int) -> Sampler:

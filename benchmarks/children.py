@@ -7,7 +7,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,11 @@ _END_S = 10.0
 _LOAD_S = 300.0
 
 
-class Bare:
-    """A running `bare.py`, with the model loaded."""
+class Loop:
+    """A running `bare.py` or `highlevel.py`, with the model loaded."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
+        self._name = name
         self._process = process
         self._log = log
 
@@ -36,7 +37,7 @@ class Bare:
         return self._process.pid
 
     def run(self, load: Load, *, patience_s: float) -> dict[str, Any]:
-        """Measure; a `BareRun` as a dictionary.
+        """Measure; a `BareRun` as a dictionary, or what the other script answers.
 
         Raises:
             BenchmarkError: it failed, or did not answer in time.
@@ -52,10 +53,10 @@ class Bare:
         """
         out = self._process.stdout
         if out is None or not select.select([out], [], [], patience_s)[0]:
-            raise BenchmarkError(f"the bare loop said nothing for {patience_s:.0f} s")
+            raise BenchmarkError(f"{self._name} said nothing for {patience_s:.0f} s")
         line = out.readline()
         if not line:
-            raise BenchmarkError(f"the bare loop ended: {self._log.read_text(errors='replace').strip()[-2000:]}")
+            raise BenchmarkError(f"{self._name} ended: {self._log.read_text(errors='replace').strip()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -67,17 +68,25 @@ class Bare:
                 self._process.stdin.flush()
 
 
-@contextmanager
-def bare_loop(setup: Setup, directory: Path) -> Iterator[Bare]:
+def bare_loop(setup: Setup, directory: Path) -> AbstractContextManager[Loop]:
     """Run `bare.py` as long as the block does; its log goes into a directory.
 
     Raises:
         BenchmarkError: it cannot load the model.
     """
-    log = directory / "bare.log"
+    return _loop("the bare loop", "benchmarks.bare", setup, directory / "bare.log")
+
+
+def high_level(setup: Setup, directory: Path) -> AbstractContextManager[Loop]:
+    """The same with `highlevel.py`."""
+    return _loop("llama_cpp.Llama", "benchmarks.highlevel", setup, directory / "highlevel.log")
+
+
+@contextmanager
+def _loop(name: str, module: str, setup: Setup, log: Path) -> Iterator[Loop]:
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.bare"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -86,10 +95,10 @@ def bare_loop(setup: Setup, directory: Path) -> Iterator[Bare]:
         )
     with process:
         try:
-            bare = Bare(process, log)
-            bare.say(asdict(setup))
-            bare.hear(_LOAD_S)
-            yield bare
+            loop = Loop(name, process, log)
+            loop.say(asdict(setup))
+            loop.hear(_LOAD_S)
+            yield loop
             if process.stdin is not None:
                 process.stdin.close()  # the end of its orders
             with suppress(subprocess.TimeoutExpired):

@@ -18,6 +18,10 @@ class EndedEarlyError(BenchmarkError):
     """The model ended an answer before it was as long as it should be: the sides would do different work."""
 
 
+class NeverTogetherError(BenchmarkError):
+    """At no time all streams generated, because somebody else kept the machine busy, or answers were too short."""
+
+
 @dataclass(frozen=True, slots=True)
 class Spread:
     """Of `count` values the median, the 95th percentile (nearest rank) and the greatest; zeros where there are none."""
@@ -35,6 +39,9 @@ class Spread:
             return cls()
         rank = -(-len(ordered) * 95 // 100) - 1
         return cls(statistics.median(ordered), ordered[rank], ordered[-1], len(ordered))
+
+    def __str__(self) -> str:
+        return f"{self.p50:.0f} / {self.p95:.0f} / {self.most:.0f}" if self.count else "-"
 
 
 @dataclass(slots=True)
@@ -137,13 +144,13 @@ def of_node(answers: Sequence[Reply]) -> Figures:
     """What the consumers of some replies saw.
 
     Raises:
-        BenchmarkError: at no time did all streams generate.
+        NeverTogetherError: at no time did all streams generate.
     """
     streams = {reply.stream for reply in answers}
     begins = max(min(r.chunks[0][0] for r in answers if r.stream == stream) for stream in streams)
     ends = min(max(r.ended for r in answers if r.stream == stream) for stream in streams)
     if ends <= begins:
-        raise BenchmarkError("one stream ended before another had begun: longer answers are needed (--seconds)")
+        raise NeverTogetherError("one stream ended before another had begun: longer answers are needed (--seconds)")
     chunks = [chunk for reply in answers for chunk in reply.chunks]
     first, last = min(reply.sent for reply in answers), max(reply.ended for reply in answers)
     metrics = [reply.final["metrics"] for reply in answers]
@@ -189,6 +196,9 @@ class Middle:
     def of(cls, values: Sequence[float]) -> Middle:
         """Of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.3g} ({self.least:.3g} to {self.most:.3g})"
 
 
 def ratio(ours: Sequence[float], limit: Sequence[float]) -> Middle:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from edged.config.settings import Model
+from edged import wiring
+from edged.config import Settings
 from edged.engine.cores import usable_cores
 from edged.engine.files import resolve
 
 #: So many four-digit numbers make a prompt: about 60 tokens for a tokenizer that takes digits one by one.
 _NUMBERS = 10
+#: Tokens of a number with its comma and blank, for such a tokenizer.
+_NUMBER_TOKENS = 6
+
+
+def numbers(tokens: int) -> int:
+    """How many numbers make a prompt of about so many tokens."""
+    return max(1, round(tokens / _NUMBER_TOKENS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +30,14 @@ class Load:
         tokens: of each answer, exactly.
         seed: where prompts and the requests' seeds come from.
         turnover_s: for so long after the start an ended request is followed by another, seconds; 0 = not at all.
+        numbers: of a prompt.
     """
 
     streams: int
     tokens: int
     seed: int
     turnover_s: float = 0.0
+    numbers: int = _NUMBERS
 
     def prompt(self, stream: int, turn: int = 0) -> str:
         """The text of a client's request number `turn`, to be completed without a chat template.
@@ -36,8 +46,8 @@ class Load:
         MQTT requests cannot tell the model to pass over its end-of-text token. The rows are of one length, and no two
         begin alike, so that no prefix of one can be computed for another.
         """
-        numbers = random.Random(f"{self.seed} {stream} {turn}")  # noqa: S311 - not for secrets
-        row = ", ".join(str(numbers.randrange(1000, 10_000)) for _ in range(_NUMBERS))
+        source = random.Random(f"{self.seed} {stream} {turn}")  # noqa: S311 - not for secrets
+        row = ", ".join(str(source.randrange(1000, 10_000)) for _ in range(self.numbers))
         return f"{row},"
 
     def sampler_seed(self, stream: int, turn: int = 0) -> int:
@@ -47,28 +57,22 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """The daemon's settings of its first model, and the parameters that it samples with where a request names none."""
+    """What the daemon loads, as `edged.engine.protocol.Load`, and how it samples where a request says nothing."""
 
-    path: str
-    context: int
-    parallel: int
-    threads: int
-    gpu_layers: int
+    load: dict[str, Any]
     sampling: dict[str, Any]
 
     @classmethod
-    def of(cls, model: Model) -> Setup:
-        """From the daemon's configuration.
+    def of(cls, settings: Settings) -> Setup:
+        """From the daemon's configuration; its first model.
 
         Raises:
             ModelNotFound: there is no such file.
         """
         names = {"temperature", "top_p", "top_k", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"}
+        model = settings.models[0]
+        load = wiring.load(model, resolve(model.path), settings)
         return cls(
-            path=str(resolve(model.path)),
-            context=model.context,
-            parallel=model.parallel,
-            threads=model.threads or usable_cores(),
-            gpu_layers=model.gpu_layers,
+            load=asdict(replace(load, threads=load.threads or usable_cores())),
             sampling=model.defaults.model_dump(include=names),
         )

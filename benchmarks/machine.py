@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from edged.tune.others import look, machine_seconds
+
 #: What other processes may use beside a measurement: processors.
 QUIET = 0.1
 _PROC = Path("/proc")
@@ -22,7 +24,6 @@ class Cpu:
 
     of: Mapping[str, float]
     machine: float
-    stolen: float
 
     @classmethod
     def now(cls, pids: Mapping[str, int]) -> Cpu:
@@ -31,10 +32,7 @@ class Cpu:
         Raises:
             FileNotFoundError: one of the processes is gone.
         """
-        # user nice system idle iowait irq softirq steal (proc(5)); steal is what the hypervisor gave to others
-        line = (_PROC / "stat").read_text().splitlines()[0].split()
-        user, nice, system, _, _, irq, softirq, steal = (int(field) / _TICKS for field in line[1:9])
-        return cls({name: _used(pid) for name, pid in pids.items()}, user + nice + system + irq + softirq, steal)
+        return cls({name: _used(pid) for name, pid in pids.items()}, machine_seconds())
 
     def since(self, before: Cpu, *, seconds: float) -> dict[str, float]:
         """Processors in use since then, by name; `others` is what none of the named processes used.
@@ -44,18 +42,11 @@ class Cpu:
             seconds: the time in between.
         """
         ours = {name: used - before.of[name] for name, used in self.of.items()}
-        rest = self.machine - before.machine - sum(ours.values()) + self.stolen - before.stolen
+        rest = self.machine - before.machine - sum(ours.values())
         return {name: max(0.0, used) / seconds for name, used in {**ours, "others": rest}.items()}
 
 
-def others(seconds: float) -> float:
-    """Processors that are in use, watched for so many seconds in which the caller sleeps."""
-    before = Cpu.now({})
-    time.sleep(seconds)
-    return Cpu.now({}).since(before, seconds=seconds)["others"]
-
-
-def await_quiet(patience_s: float, *, watch: Callable[[float], float] = others) -> None:
+def await_quiet(patience_s: float, *, watch: Callable[[float], float] = look) -> None:
     """Wait until nobody uses the machine, at most so many seconds.
 
     Args:
@@ -71,6 +62,18 @@ def _used(pid: int) -> float:
     """Seconds of processor time that a process has used, children that have ended not included."""
     fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime; the name in brackets may have blanks
+
+
+def resident(pid: int) -> int:
+    """Bytes of memory that a process has now, pages of mapped files included.
+
+    Raises:
+        FileNotFoundError: the process is gone.
+    """
+    for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+        if line.startswith("Rss:"):
+            return int(line.split()[1]) * 1024
+    raise FileNotFoundError(f"process {pid} has no memory any more: it has just ended")
 
 
 def descendants(pid: int) -> dict[int, str]:

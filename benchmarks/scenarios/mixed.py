@@ -1,0 +1,159 @@
+"""Mixed load: a long prompt arrives while four streams generate. How long do they wait, and how long does it?
+
+Chunks are not rolled up in this scenario (`stream.flush_ms` 0), so that the gaps at the consumer are those between
+tokens. The long prompt's own time is what the engine says (`prefill_time_ms`), beside that of another prompt of the
+same length on the idle node.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from statistics import median
+from typing import Any, ClassVar
+
+from benchmarks.client import Client, client
+from benchmarks.figures import BenchmarkError, Spread
+from benchmarks.load import Load, numbers
+from benchmarks.node import node
+from benchmarks.outcome import Outcome, Table, Verdict
+from benchmarks.scene import Form, Scene
+
+_STREAMS, _LONG = 4, 1500
+#: Cells for four streams and the prompt, so that nobody is sent away for want of room.
+_CONTEXT = 8192
+_GAP_RATIO, _PREFILL_RATIO = 2.5, 1.6
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One form of the file; milliseconds.
+
+    Attributes:
+        before_ms: gaps of the streams while only they ran.
+        while_ms: gaps of the streams while the prompt was computed.
+        node_max_itl_ms: the longest gap between tokens of each stream, as its final says, its own beginning included.
+        prefill_ms: of the long prompt beside the streams.
+        alone_ms: of such a prompt alone.
+        ttft_ms: of the long prompt beside the streams, as the consumer sees it.
+    """
+
+    prompt_tokens: int
+    before_ms: list[float]
+    while_ms: list[float]
+    node_max_itl_ms: list[float]
+    prefill_ms: float
+    alone_ms: float
+    ttft_ms: float
+
+    @property
+    def gap_ratio(self) -> float:
+        """The longest gap while the prompt was computed by the median before."""
+        return max(self.while_ms) / median(self.before_ms)
+
+    @property
+    def prefill_ratio(self) -> float:
+        """The prompt's time beside the streams by its time alone."""
+        return self.prefill_ms / self.alone_ms
+
+
+@dataclass(frozen=True, slots=True)
+class Mixed(Outcome):
+    """By the form of the file."""
+
+    title: ClassVar[str] = f"Mixed load: a prompt of {_LONG} tokens arrives while {_STREAMS} streams generate"
+
+    forms: dict[str, Case]
+
+    def tables(self) -> list[Table]:
+        """Gaps and the prompt's times."""
+        return [
+            Table(
+                "Gaps between tokens of the running streams (p50 / p95 / max) and the prompt's prefill, ms",
+                [
+                    *("file", "prompt", "gaps before", "gaps while", "max while / p50 before"),
+                    *("node: max ITL", "prefill alone", "prefill beside", "ratio", "TTFT"),
+                ],
+                [
+                    [
+                        *(name, str(one.prompt_tokens), str(Spread.of(one.before_ms)), str(Spread.of(one.while_ms))),
+                        *(f"{one.gap_ratio:.2f}", f"{max(one.node_max_itl_ms):.0f}", f"{one.alone_ms:.0f}"),
+                        *(f"{one.prefill_ms:.0f}", f"{one.prefill_ratio:.2f}", f"{one.ttft_ms:.0f}"),
+                    ]
+                    for name, one in self.forms.items()
+                ],
+            )
+        ]
+
+    def verdicts(self) -> list[Verdict]:
+        """Of the gaps and of the prompt."""
+        return [
+            verdict
+            for name, one in self.forms.items()
+            for verdict in (
+                Verdict(
+                    f"{name}: longest gap while the prompt is computed by the median before", one.gap_ratio, _GAP_RATIO
+                ),
+                Verdict(f"{name}: the prompt's prefill time by its time alone", one.prefill_ratio, _PREFILL_RATIO),
+            )
+        ]
+
+    def draw(self, axes: Any) -> None:
+        """How the gaps are spread, before and while."""
+        for name, one in self.forms.items():
+            for label, values, line in (("before", one.before_ms, "--"), ("while", one.while_ms, "-")):
+                ordered = sorted(values)
+                part = [(i + 1) / len(ordered) for i in range(len(ordered))]
+                axes.plot(ordered, part, line, label=f"{name}, {label}")
+        axes.set(xlabel="ms between two tokens of a stream", ylabel="part of the gaps", ylim=(0, 1.02))
+        axes.set_xlim(left=0)
+        axes.legend(fontsize=7)
+
+
+def measure(scene: Scene) -> Mixed:
+    """Measure each form.
+
+    Raises:
+        BenchmarkError: a request failed, or the streams ended before the prompt was computed.
+    """
+    return Mixed({form.name: _measure(scene, form) for form in scene.forms()})
+
+
+def _measure(scene: Scene, form: Form) -> Case:
+    context = max(_CONTEXT, form.settings.models[0].context)
+    settings = form.with_model(context=context)
+    with node(settings, scene.place(f"mixed-{form.name}"), EDGED_STREAM__FLUSH_MS="0") as served, client(served) as me:
+        long = Load(1, 1, 1, numbers=numbers(_LONG))
+        alone = me.ask(long.prompt(0), 2)
+        me.finish([alone])
+        return _together(me, long.prompt(1), alone.final["metrics"]["prefill_time_ms"], scene.seconds)
+
+
+def _together(me: Client, prompt: str, alone_ms: float, seconds: float) -> Case:
+    room = min(4096, (_CONTEXT - _LONG) // _STREAMS - 128)
+    running = [me.ask(Load(1, 1, 2).prompt(stream), room) for stream in range(_STREAMS)]
+    me.until(lambda: all(one.chunks for one in running), "the first token of every stream")
+    begun = time.monotonic()
+    me.within(lambda: False, seconds)
+    late = me.ask(prompt, 2)
+    me.until(lambda: bool(late.chunks or late.final), "the long prompt's first token", patience_s=300)
+    ended = time.monotonic()
+    if any(one.final for one in running):
+        raise BenchmarkError("a stream ended before the long prompt was computed: nothing was measured")
+    for one in running:
+        me.cancel(one)
+    me.finish([*running, late])
+    metrics = late.final["metrics"]
+    before_ms = [gap for one in running for gap in one.gaps_ms(begun, late.sent)]
+    while_ms = [gap for one in running for gap in one.gaps_ms(late.sent, ended)]
+    if not before_ms or not while_ms:
+        raise BenchmarkError("no tokens came before or while the long prompt was computed: nothing was measured")
+    return Case(
+        prompt_tokens=late.final["usage"]["prompt_tokens"],
+        before_ms=before_ms,
+        while_ms=while_ms,
+        node_max_itl_ms=[one.final["metrics"]["max_itl_ms"] for one in running],
+        prefill_ms=metrics["prefill_time_ms"],
+        alone_ms=alone_ms,
+        ttft_ms=late.ttft_ms,
+    )

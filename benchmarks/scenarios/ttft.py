@@ -1,0 +1,153 @@
+"""Time to first token on an idle node: what MQTT and the daemon add to a bare prefill, and what the cache saves.
+
+Both sides compute the same prompt, in turns; the difference is taken of neighbours. For the cache, a client sends a
+long prompt whose beginning nobody had yet (cold) and then another that begins alike and ends differently (warm).
+Requests name no `seed`: one with a seed of its own reuses only what keeps its answer the same to the last bit.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from benchmarks.children import Loop, bare_loop
+from benchmarks.client import Client, client
+from benchmarks.figures import Middle, Spread
+from benchmarks.load import Load, Setup, numbers
+from benchmarks.node import node
+from benchmarks.outcome import Outcome, Table, Verdict, bars
+from benchmarks.scene import Scene
+
+_SHORT, _SHARED, _TAIL = 64, 512, 16
+_REPEATS, _QUICK_REPEATS = 15, 3
+_ADDED_MS, _WARM_RATIO = 15.0, 0.25
+#: The node is idle only when the other side's threads have come to rest: OpenMP's spin for a while when their work is
+#: done. Seconds.
+_REST_S = 0.5
+_PATIENCE_S = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Ttft(Outcome):
+    """Milliseconds, one value a repeat; `cold_ms` and `warm_ms` at the same place belong together.
+
+    Attributes:
+        prompt_tokens: of the short prompt.
+        long_tokens: of the long prompts.
+        cached_tokens: of the warm prompts, as their finals say.
+    """
+
+    title: ClassVar[str] = "Time to first token, idle node"
+
+    prompt_tokens: int
+    node_ms: list[float]
+    bare_ms: list[float]
+    long_tokens: int
+    cold_ms: list[float]
+    warm_ms: list[float]
+    cached_tokens: list[int]
+
+    @property
+    def added_ms(self) -> Middle:
+        """What the node adds to the bare prefill."""
+        return Middle.of([ours - bare for ours, bare in zip(self.node_ms, self.bare_ms, strict=True)])
+
+    @property
+    def warm_ratio(self) -> Middle:
+        """TTFT with the beginning in the cache by TTFT without."""
+        return Middle.of([warm / cold for warm, cold in zip(self.warm_ms, self.cold_ms, strict=True)])
+
+    def tables(self) -> list[Table]:
+        """All of them."""
+        return [
+            Table(
+                "TTFT as the consumer sees it, ms (p50 / p95 / max)",
+                ["prompt", "tokens", "bare prefill and first token", "TTFT", "from the cache, tokens", "TTFT by"],
+                [
+                    [
+                        *("short", str(self.prompt_tokens), str(Spread.of(self.bare_ms)), str(Spread.of(self.node_ms))),
+                        *("-", f"bare + {self.added_ms} ms"),
+                    ],
+                    ["long, cold", str(self.long_tokens), "-", str(Spread.of(self.cold_ms)), "0", "-"],
+                    [
+                        *("long, beginning known", str(self.long_tokens), "-", str(Spread.of(self.warm_ms))),
+                        *(str(min(self.cached_tokens)), f"cold x {self.warm_ratio}"),
+                    ],
+                ],
+            )
+        ]
+
+    def verdicts(self) -> list[Verdict]:
+        """Of what is added and what is saved."""
+        return [
+            Verdict(
+                f"TTFT of a prompt of {self.prompt_tokens} tokens, more than its bare prefill",
+                self.added_ms.median,
+                _ADDED_MS,
+                "ms",
+            ),
+            Verdict(
+                f"TTFT with {_SHARED} tokens of the beginning in the cache by TTFT without",
+                self.warm_ratio.median,
+                _WARM_RATIO,
+            ),
+        ]
+
+    def draw(self, axes: Any) -> None:
+        """The medians."""
+        values = (self.bare_ms, self.node_ms, self.cold_ms, self.warm_ms)
+        names = ["short: bare", "short: edged", "long: cold", "long: warm"]
+        bars(axes, names, [Middle.of(one).median for one in values], unit="ms to the first token")
+
+
+def measure(scene: Scene) -> Ttft:
+    """Measure short prompts on both sides in turns, then long ones in pairs.
+
+    Raises:
+        BenchmarkError: a request failed.
+    """
+    form, place = scene.form, scene.place("ttft")
+    repeats = _QUICK_REPEATS if scene.quick else _REPEATS
+    with node(form.settings, place) as served, bare_loop(Setup.of(form.settings), place) as bare, client(served) as me:
+        me.finish([me.ask(Load(1, 1, 999).prompt(0), 1)])  # a prompt of this kind has been computed once
+        bare.run(Load(1, 1, 999), patience_s=_PATIENCE_S)
+        pairs = [_short(me, bare, seed, node_first=bool(seed % 2)) for seed in range(repeats)]
+        long = [_long(me, seed) for seed in range(1000, 1000 + max(2, repeats // 2))]
+    return Ttft(
+        prompt_tokens=pairs[0][2],
+        node_ms=[ours for ours, _, _ in pairs],
+        bare_ms=[limit for _, limit, _ in pairs],
+        long_tokens=long[0][2],
+        cold_ms=[cold for cold, *_ in long],
+        warm_ms=[warm for _, warm, *_ in long],
+        cached_tokens=[cached for *_, cached in long],
+    )
+
+
+def _short(me: Client, bare: Loop, seed: int, *, node_first: bool) -> tuple[float, float, int]:
+    """TTFT, bare prefill of the same prompt, milliseconds; and its tokens."""
+    load = Load(1, 1, seed, numbers=numbers(_SHORT))
+
+    def limit() -> float:
+        time.sleep(_REST_S)
+        run = bare.run(load, patience_s=_PATIENCE_S)
+        return float(run["marks"][0] - run["started"]) * 1000
+
+    before = 0.0 if node_first else limit()
+    time.sleep(_REST_S)
+    asked = me.ask(load.prompt(0), 2)
+    me.finish([asked])
+    return asked.ttft_ms, before or limit(), asked.final["usage"]["prompt_tokens"]
+
+
+def _long(me: Client, seed: int) -> tuple[float, float, int, int]:
+    """TTFT cold and warm, milliseconds; the prompt's tokens, and how many of the warm one's came from the cache."""
+    shared = Load(1, 1, seed, numbers=numbers(_SHARED)).prompt(0)
+    tail = Load(1, 1, seed, numbers=numbers(_TAIL))
+    cold = me.ask(f"{shared} {tail.prompt(0, 1)}", 2)
+    me.finish([cold])
+    warm = me.ask(f"{shared} {tail.prompt(0, 2)}", 2)
+    me.finish([warm])
+    usage = warm.final["usage"]
+    return cold.ttft_ms, warm.ttft_ms, usage["prompt_tokens"], usage["cached_tokens"]
