@@ -8,7 +8,7 @@ export PYTHON
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-to-run setup-dev setup-to-test demo run test lint types docs bench clean
+.PHONY: help setup setup-to-run setup-dev setup-to-test demo run test lint types docs bench chaos soak fuzz clean
 # Steps share .venv: one after the other, also with make -j.
 .NOTPARALLEL:
 
@@ -51,8 +51,17 @@ docs: setup ## write the generated documents anew: docs/schema, docs/configurati
 	$(python) -m edged.wire.schema docs/schema
 	$(python) -m edged.config docs/configuration.md
 
-bench: setup-to-test ## benchmarks/serving.py; ARGS=--help lists what can be measured
+bench: setup-to-test ## measure all scenarios of benchmarks/, 15 minutes; e.g. ARGS='--quick --only mixed cancel'
 	$(python) benchmarks/serving.py $(ARGS)
+
+chaos: setup-to-test ## break the real thing 100 times during 1,000 requests, and count; e.g. ARGS='--seed 8 --only cut freeze'
+	@$(python) -m tests.chaos.storm $(ARGS)
+
+soak: setup-dev ## run simulated worlds for a minute; e.g. ARGS='--seconds 3600', or ARGS='--seed 7' for one of them
+	@$(python) -m tests.simulation $(ARGS)
+
+fuzz: setup-to-test ## publish and decode nonsense for a minute; e.g. ARGS='--seconds 3600 --only daemon'
+	@$(python) -m tests.fuzz $(ARGS)
 
 clean: ## remove what was built or written here, .venv included
 	rm -rf .venv .run build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

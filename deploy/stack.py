@@ -157,10 +157,11 @@ def _opens(broker: Child) -> bool:
 
 
 @contextlib.contextmanager
-def daemon(directory: Path, *, node: str, port: int, log: Path | None) -> Iterator[Child]:
+def daemon(directory: Path, *, node: str, port: int, log: Path | None, **environment: str) -> Iterator[Child]:
     """Run `edged run` as `node` against the broker on `port`; it may not be online yet.
 
-    Settings of the caller's environment (EDGED_MODELS, EDGED_CONFIG, …) count, except for those of the broker.
+    Settings of the caller's environment (EDGED_MODELS, EDGED_CONFIG, …) count, except for those of the broker; those of
+    `environment` count before them.
     """
     empty = directory / "edged.toml"
     empty.touch()
@@ -171,6 +172,7 @@ def daemon(directory: Path, *, node: str, port: int, log: Path | None) -> Iterat
         "EDGED_JOURNAL__PATH": str(directory / "journal.db"),
     }
     env |= {name: value for name, value in os.environ.items() if not name.startswith("EDGED_MQTT__")}
+    env |= environment
     env |= {
         "EDGED_MQTT__HOST": HOST,
         "EDGED_MQTT__PORT": str(port),
