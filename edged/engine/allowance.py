@@ -49,7 +49,7 @@ class Allowance:
         self._in_vain = 0
 
 
-def alike(one: list[int] | bytes, other: list[int] | bytes) -> int:
+def alike(one: list[int], other: list[int]) -> int:
     """How long a beginning both share. By halves, because comparing whole slices costs next to nothing."""
     low, high = 0, min(len(one), len(other))
     if one[:high] == other[:high]:

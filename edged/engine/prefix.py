@@ -17,9 +17,6 @@ from typing import Protocol
 
 from edged.engine.allowance import Allowance, alike
 
-#: From so many tokens on that are computed at once, flash attention on a CPU takes another kernel, whose numbers differ
-#: in their last digits.
-WIDE = 64
 #: Beginnings shorter than this are computed again sooner than they are looked after: tokens.
 _LEAST = 16
 
@@ -43,7 +40,8 @@ class Node:
     """A run of tokens behind its parent's.
 
     Attributes:
-        wide: for each token 1 where it was computed with `WIDE` or more at once, else 0.
+        pristine: for each token 1 where it was computed as in an empty cache by a request alone: in the cell of its
+            position and in a whole physical batch. Else 0, for its last digits may differ.
         end: the position behind its last token.
         locks: how many running sequences stand on it or below it.
         used: when it was last of use; a counter.
@@ -52,7 +50,7 @@ class Node:
     """
 
     tokens: list[int]
-    wide: bytes
+    pristine: bytes
     parent: Node | None
     owner: str | None
     end: int
@@ -68,9 +66,9 @@ class Node:
         return self.end - len(self.tokens)
 
     @property
-    def path_wide(self) -> bytes:
-        """`wide` of all tokens from the root to its end."""
-        return b"".join(reversed([node.wide for node in self.path()]))
+    def path_pristine(self) -> bytes:
+        """`pristine` of all tokens from the root to its end."""
+        return b"".join(reversed([node.pristine for node in self.path()]))
 
     def path(self) -> Iterator[Node]:
         """Itself and what is above it, without the root."""
@@ -103,7 +101,7 @@ class PrefixCache:
         self.cells = 0
         self.locked = 0
 
-    def attach(self, slot: int, tokens: list[int], owner: str | None, wide: bytes | None = None) -> Node:
+    def attach(self, slot: int, tokens: list[int], owner: str | None) -> Node:
         """Give a running sequence the longest beginning of its tokens that there is.
 
         At least the last token is left to compute, because only that brings logits.
@@ -112,12 +110,41 @@ class PrefixCache:
             slot: the sequence, which has no cells yet.
             tokens: all of its tokens.
             owner: whose it is.
-            wide: only what was computed in just this way (`Node.wide`) is taken; None = all.
 
         Returns:
             The node it stands on, locked until `release`; its `end` is how many tokens need no prefill.
         """
-        node, length = self._find(self._root, tokens[:-1], owner, wide)
+        node, length = self._find(self._root, tokens[:-1], owner)
+        return self._stand(slot, tokens, owner, node, length)
+
+    def attach_exactly(self, slot: int, tokens: list[int], owner: str | None, ubatch: int) -> Node:
+        """Like `attach`, for a sequence that has to come out the same to the last digit, and is alone.
+
+        It takes over only what it would have computed in just the same way, and everything else goes: so its own
+        tokens get the cells that they would have in an empty cache. How they lie there decides in which order their
+        shares are added up.
+
+        Args:
+            slot: the sequence, which has no cells yet.
+            tokens: all of its tokens.
+            owner: whose it is.
+            ubatch: tokens that are computed at once.
+        """
+        node, length = self._find(self._root, tokens[:-1], owner)
+        end = node.path_pristine.find(0)
+        length = min(length, end if end >= 0 else length) // ubatch * ubatch
+        while node.parent is not None and length <= node.start:
+            node = node.parent
+        node = self._stand(slot, tokens, owner, node, length)
+        self.evict(self.cells)
+        return node
+
+    def is_pristine(self, node: Node) -> bool:
+        """Whether the cache is as if only a sequence that stands on this node had ever used it."""
+        return self.cells == node.end and 0 not in node.path_pristine
+
+    def _stand(self, slot: int, tokens: list[int], owner: str | None, node: Node, length: int) -> Node:
+        """Let a sequence begin with the first `length` tokens of the path to a node."""
         self._allowance.asked(owner, tokens, length if length >= _LEAST else 0)
         if length < _LEAST:
             return self._root
@@ -127,9 +154,9 @@ class PrefixCache:
         self._lock(node, 1)
         return node
 
-    def peek(self, tokens: list[int], owner: str | None, wide: bytes | None = None) -> tuple[int, int]:
+    def peek(self, tokens: list[int], owner: str | None) -> tuple[int, int]:
         """What `attach` would find: how many tokens, and how many of them are in cells that are not locked yet."""
-        node, length = self._find(self._root, tokens[:-1], owner, wide)
+        node, length = self._find(self._root, tokens[:-1], owner)
         if length < _LEAST:
             return 0, 0
         return length, sum(min(one.end, length) - one.start for one in node.path() if not one.locks)
@@ -138,12 +165,11 @@ class PrefixCache:
         self,
         slot: int,
         tokens: list[int],
-        wide: bytes,
+        pristine: bytes,
         owner: str | None,
         stands_on: Node,
         *,
         reach: int = 0,
-        adopt: bool = True,
     ) -> Node:
         """Keep what a sequence has computed.
 
@@ -152,17 +178,16 @@ class PrefixCache:
         Args:
             slot: the sequence.
             tokens: those that are computed, from the first on.
-            wide: how; see `Node.wide`.
+            pristine: how; see `Node.pristine`.
             owner: whose it is to be; None = everybody's.
             stands_on: the node that it has a lock on.
             reach: how many cells were in use at most while the sequence was computed.
-            adopt: whether it may go on with cells that were computed for another.
 
         Returns:
             The node it stands on from now on, locked instead of the other.
         """
-        node, length = self._find(self._root, tokens, owner, None)
-        if len(tokens) < _LEAST or length < stands_on.end or (length > stands_on.end and not adopt):
+        node, length = self._find(self._root, tokens, owner)
+        if len(tokens) < _LEAST or length < stands_on.end:
             return stands_on
         if length < node.end:
             node = self._split(node, length)
@@ -174,7 +199,7 @@ class PrefixCache:
             self._kv.copy(self._leaf_below(node).sequence, slot, start, length)
         if length == len(tokens):
             return node
-        leaf = self._append(node, tokens[length:], wide[length:], owner)
+        leaf = self._append(node, tokens[length:], pristine[length:], owner)
         if leaf is None:
             return node
         leaf.reach = reach
@@ -205,7 +230,7 @@ class PrefixCache:
             self._remove(leaf)
         return freed
 
-    def _find(self, node: Node, tokens: list[int], owner: str | None, wide: bytes | None) -> tuple[Node, int]:
+    def _find(self, node: Node, tokens: list[int], owner: str | None) -> tuple[Node, int]:
         """The deepest node that shares a beginning with the tokens below `node`, and how long that is."""
         best, longest = node, node.end
         if longest >= len(tokens):
@@ -215,11 +240,7 @@ class PrefixCache:
             if child is None:
                 continue
             length = child.start + alike(child.tokens, tokens[child.start : child.end])
-            if wide is not None:
-                length = min(length, child.start + alike(child.wide, wide[child.start : child.end]))
-            if length == child.start:
-                continue
-            found = (child, length) if length < child.end else self._find(child, tokens, owner, wide)
+            found = (child, length) if length < child.end else self._find(child, tokens, owner)
             if found[1] > longest:
                 best, longest = found
         return best, longest
@@ -229,14 +250,14 @@ class PrefixCache:
         assert node.parent is not None  # noqa: S101 - the root has no tokens to cut
         keep = at - node.start
         upper = Node(
-            node.tokens[:keep], node.wide[:keep], node.parent, node.owner, at, node.locks, node.used, node.reach
+            node.tokens[:keep], node.pristine[:keep], node.parent, node.owner, at, node.locks, node.used, node.reach
         )
         node.parent.children[node.owner, node.tokens[0]] = upper
-        node.tokens, node.wide, node.parent = node.tokens[keep:], node.wide[keep:], upper
+        node.tokens, node.pristine, node.parent = node.tokens[keep:], node.pristine[keep:], upper
         upper.children[node.owner, node.tokens[0]] = node
         return upper
 
-    def _append(self, parent: Node, tokens: list[int], wide: bytes, owner: str | None) -> Node | None:
+    def _append(self, parent: Node, tokens: list[int], pristine: bytes, owner: str | None) -> Node | None:
         """Make a leaf below a node, with a sequence id that keeps the path to it; None where none is to be had."""
         while parent.sequence < 0 and not self._free:
             if not self.evict(1):
@@ -248,7 +269,7 @@ class PrefixCache:
             sequence = self._free.pop()
             if parent.end:
                 self._kv.copy(self._leaf_below(parent).sequence, sequence, 0, parent.end)
-        leaf = Node(tokens, wide, parent, owner, parent.end + len(tokens), sequence=sequence)
+        leaf = Node(tokens, pristine, parent, owner, parent.end + len(tokens), sequence=sequence)
         parent.children[owner, tokens[0]] = leaf
         self._leaves[sequence] = leaf
         self.cells += len(tokens)

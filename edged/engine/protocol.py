@@ -64,7 +64,7 @@ class Generate:
         generated: tokens of the answer that were given out before, by a child that is gone; it goes on after them.
         owner: whose request it is; what it leaves in the prefix cache serves that owner alone.
         shared: so many of the first messages are the operator's own words: what they leave there serves all.
-        exact: of the prefix cache, only what makes the answer the same to the last bit as without it.
+        exact: where it is alone, the answer is the same to the last bit, whatever the prefix cache had.
     """
 
     op: ClassVar[str] = "generate"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from edged.engine.costs import Costs
-from edged.engine.prefix import WIDE, KVCache, PrefixCache
+from edged.engine.prefix import KVCache, Node, PrefixCache
 from edged.engine.sequence import Sequence, State
 
 #: While nothing is known of costs, so many tokens of prefill go along with sequences that decode.
@@ -96,7 +96,7 @@ class Scheduler:
         if sequence in self._waiting:
             self._waiting.remove(sequence)
         else:
-            self._keep(sequence, adopt=True)
+            self._keep(sequence)
             self._vacate(sequence)
         sequence.state = State.FINISHED
 
@@ -112,15 +112,17 @@ class Scheduler:
             if not self._cache.evict(over) and not self.preempt():
                 return slices
 
-    def advance(self, piece: Slice, wide: bytes) -> None:
-        """Note that a slice was computed, and how (`edged.engine.prefix.Node.wide`)."""
+    def advance(self, piece: Slice) -> None:
+        """Note that a slice was computed."""
         sequence = piece.sequence
         completes = piece.completes
+        as_alone = sequence.is_alone and sequence.computed % self._ubatch == 0
+        whole = piece.count // self._ubatch * self._ubatch if as_alone else 0
+        sequence.pristine += b"\1" * whole + bytes(piece.count - whole)
         sequence.computed += piece.count
-        sequence.wide += wide
         sequence.reach = max(sequence.reach, self._reach)
         if completes and not sequence.is_kept:
-            self._keep(sequence, adopt=not sequence.exact)
+            self._keep(sequence)
 
     def undo(self, slices: list[Slice]) -> None:
         """Take back what an aborted step may have computed of these slices."""
@@ -129,7 +131,7 @@ class Scheduler:
             if not self._kv.drop(sequence.slot, sequence.computed):  # all or nothing: from the start again
                 self._kv.drop(sequence.slot)
                 sequence.computed = 0
-                sequence.wide.clear()
+                sequence.pristine.clear()
 
     def make_room(self) -> bool:
         """Free some cells, although there should be enough; whether that was possible."""
@@ -166,13 +168,21 @@ class Scheduler:
             self._waiting.remove(sequence)
             sequence.slot = self._slots.pop(0)
             sequence.state = State.RUNNING
-            node = self._cache.attach(sequence.slot, sequence.tokens, sequence.owner, self._needed(sequence))
+            node = self._attach(sequence)
             sequence.stand_on(node)
             sequence.computed = node.end
-            sequence.wide = bytearray(node.path_wide)
+            sequence.pristine = bytearray(node.path_pristine)
+            sequence.is_alone = not self._running and self._cache.is_pristine(node)
+            for other in self._running:
+                other.is_alone = False
             if sequence.cached_tokens is None:
                 sequence.cached_tokens = min(node.end, sequence.prompt_tokens)
             insort(self._running, sequence, key=_AGE)
+
+    def _attach(self, sequence: Sequence) -> Node:
+        if sequence.exact and not self._running:
+            return self._cache.attach_exactly(sequence.slot, sequence.tokens, sequence.owner, self._ubatch)
+        return self._cache.attach(sequence.slot, sequence.tokens, sequence.owner)
 
     def _make_place(self, sequence: Sequence) -> bool:
         """Whether it can run now. Where that is enough, those that are held give up their places for it."""
@@ -189,34 +199,24 @@ class Scheduler:
 
     def _shortage(self, sequence: Sequence) -> int:
         """Cells that are missing for it beside those that run, all of them with a reserve."""
-        found, unlocked = self._cache.peek(sequence.tokens, sequence.owner, self._needed(sequence))
+        found, unlocked = self._cache.peek(sequence.tokens, sequence.owner)
         needed = len(sequence.tokens) - found + unlocked + _RESERVE
         running = sum(_grown(s) - s.kept for s in self._running)
         return self._cache.locked + running + needed - self._cells
 
-    def _needed(self, sequence: Sequence) -> bytes | None:
-        """How tokens must have been computed that the sequence may take over; None = in whatever way.
-
-        As it would compute them itself if it were alone: in pieces of a physical batch, the rest in the last one.
-        """
-        return wide_alone(len(sequence.tokens), self._ubatch) if sequence.exact else None
-
-    def _keep(self, sequence: Sequence, *, adopt: bool) -> None:
-        """Put what a sequence has computed into the prefix cache; `adopt` as in `PrefixCache.insert`."""
+    def _keep(self, sequence: Sequence) -> None:
+        """Put what a sequence has computed into the prefix cache."""
         sequence.is_kept = True
-        computed, wide = sequence.tokens[: sequence.computed], bytes(sequence.wide)
+        computed, pristine = sequence.tokens[: sequence.computed], bytes(sequence.pristine)
         node, shared = sequence.node, sequence.shared
         if node is None:
             return
         if shared and shared <= len(computed):
-            node = self._cache.insert(
-                sequence.slot, computed[:shared], wide[:shared], None, node, reach=sequence.reach, adopt=adopt
-            )
-        node = self._cache.insert(
-            sequence.slot, computed, wide, sequence.owner, node, reach=sequence.reach, adopt=adopt
-        )
+            beginning = computed[:shared], pristine[:shared]
+            node = self._cache.insert(sequence.slot, *beginning, None, node, reach=sequence.reach)
+        node = self._cache.insert(sequence.slot, computed, pristine, sequence.owner, node, reach=sequence.reach)
         sequence.stand_on(node)
-        sequence.wide[: node.end] = node.path_wide  # where it took cells over
+        sequence.pristine[: node.end] = node.path_pristine  # where it took cells over
 
     def _slices(self) -> list[Slice]:
         active = [s for s in self._running if not s.is_held]
@@ -254,7 +254,7 @@ class Scheduler:
     def _displace(self, sequence: Sequence) -> None:
         """Send a running sequence back to wait."""
         if sequence.is_held:  # it may find it there when it comes back: the place is needed, its cells perhaps not
-            self._keep(sequence, adopt=True)
+            self._keep(sequence)
         self._vacate(sequence)
         sequence.preemptions += 1
         insort(self._waiting, sequence, key=_AGE)
@@ -272,9 +272,3 @@ class Scheduler:
 def _grown(sequence: Sequence) -> int:
     """Cells of a running sequence, with a reserve."""
     return max(sequence.computed, len(sequence.tokens)) + _RESERVE
-
-
-def wide_alone(tokens: int, ubatch: int) -> bytes:
-    """How so many tokens are computed that are alone; see `edged.engine.prefix.Node.wide`."""
-    rest = tokens % ubatch
-    return bytes([ubatch >= WIDE]) * (tokens - rest) + bytes([rest >= WIDE]) * rest

@@ -102,7 +102,7 @@ class Sequence:
         slot: llama.cpp's sequence id while it is running.
         owner: whose it is: what it leaves in the prefix cache serves that owner.
         shared: so many of its first tokens are the operator's words, which serve everybody there.
-        exact: it takes from the prefix cache only what it would have computed to the same last digit.
+        exact: where it is alone, it comes out the same to the last digit, whatever the prefix cache had.
         held_tokens: generated tokens whose text has not been given out yet.
         reached: the most tokens of the prompt that were ever computed, which a preemption does not take back.
         cached_tokens: of the prompt, that it found in the prefix cache; None while it has not looked.
@@ -111,7 +111,8 @@ class Sequence:
         reach: how many cells were in use at most while it was computed.
         is_silent: none of its text was given out yet.
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
-        wide: how each computed token was computed; see `edged.engine.prefix.Node`.
+        pristine: how each computed token was computed; see `edged.engine.prefix.Node`.
+        is_alone: nothing else has had cells since it began, but for what it took over, in their first cells.
     """
 
     uid: int
@@ -137,7 +138,8 @@ class Sequence:
     reach: int = 0
     is_kept: bool = False
     is_silent: bool = True
-    wide: bytearray = field(default_factory=bytearray)
+    pristine: bytearray = field(default_factory=bytearray)
+    is_alone: bool = False
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
@@ -152,7 +154,8 @@ class Sequence:
         """It has no cells any more, and waits."""
         self.slot, self.computed, self.state = -1, 0, State.WAITING
         self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
-        self.wide.clear()
+        self.is_alone = False
+        self.pristine.clear()
 
     @property
     def is_held(self) -> bool:

@@ -17,7 +17,7 @@ from edged.engine.child import belong_to_parent
 from edged.engine.files import digest
 from edged.engine.memory import shortage
 from edged.engine.model import ABORTED, NO_ROOM, DecodeError, LogTap, Model, ModelError, offloads
-from edged.engine.prefix import WIDE, PrefixCache
+from edged.engine.prefix import PrefixCache
 from edged.engine.protocol import Cancel, Failed, Finished, Generate, Hold, Load, Loading, Note, Order, Ready, Release
 from edged.engine.pulse import Pulse
 from edged.engine.sampling import Sampler, SamplingParams
@@ -173,10 +173,8 @@ class Worker:
             return
         sampled = [(s, s.sampler.sample(self._model.context_pointer, index)) for s, index in outputs]
         now = time.monotonic()
-        at = 0
         for piece in slices:
-            self._advance(piece, self._wide(at, piece.count), started)
-            at += piece.count
+            self._advance(piece, started)
         for sequence, token in sampled:
             sequence.timing.token(now, len(sampled))
             self._accept(sequence, token)
@@ -205,16 +203,9 @@ class Worker:
             self._pulse.end()
         return time.monotonic() - started
 
-    def _wide(self, start: int, count: int) -> bytes:
-        """How these tokens of the batch were computed; see `edged.engine.prefix.Node.wide`."""
-        size, ubatch = self._batch.size, self._model.ubatch
-        if min(size, ubatch) < WIDE:
-            return bytes(count)
-        return bytes(min(ubatch, size - at // ubatch * ubatch) >= WIDE for at in range(start, start + count))
-
-    def _advance(self, piece: Slice, wide: bytes, started: float) -> None:
+    def _advance(self, piece: Slice, started: float) -> None:
         sequence = piece.sequence
-        self._scheduler.advance(piece, wide)
+        self._scheduler.advance(piece)
         if sequence.timing.first_step is None:
             sequence.timing.first_step = started
         done = min(sequence.computed, sequence.prompt_tokens)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from edged.engine.prefix import PrefixCache
@@ -51,11 +52,17 @@ def token(uid: int, position: int) -> int:
 
 @dataclass(slots=True, eq=False)
 class Cell:
-    """What was computed once, for whom (None = the operator's words), and among how many tokens."""
+    """What was computed once, and for whom (None = the operator's words).
+
+    Attributes:
+        index: which one it is.
+        among: those positions of its sequence that were computed at once; empty where others were among them.
+    """
 
     token: int
     owner: str | None
-    wide: bool
+    index: int
+    among: range = range(0)
 
 
 class Cells:
@@ -64,6 +71,17 @@ class Cells:
     def __init__(self) -> None:
         self.of: dict[int, dict[int, Cell]] = {}
         self.whole_only = False
+
+    def free(self) -> Iterator[int]:
+        """The cells that are free, in the order in which llama.cpp takes them."""
+        taken = {cell.index for cells in self.of.values() for cell in cells.values()}
+        return (index for index in itertools.count() if index not in taken)
+
+    def compute(self, sequence: int, start: int, tokens: list[int], owner: str | None) -> None:
+        """Put tokens of one owner into cells."""
+        cells, free = self.of.setdefault(sequence, {}), self.free()
+        for position, token in enumerate(tokens, start):
+            cells[position] = Cell(token, owner, next(free))
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         cells = self.of.setdefault(target, {})
@@ -152,11 +170,8 @@ class Machine:
             prefilled={s.sequence.uid: s.count for s in slices if not s.sequence.is_decoding},
             seconds=0.0,
         )
-        total, at = sum(s.count for s in slices), 0
         for piece in slices:
-            places = range(at, at + piece.count)
-            self._compute(piece, [min(self.ubatch, total - i // self.ubatch * self.ubatch) >= 64 for i in places])
-            at += piece.count
+            self._compute(piece, alone=len(slices) == 1)
         prefill = sum(step.prefilled.values())
         seconds = self.cost(len(step.decoded), prefill)
         self.scheduler.costs.learn(decoding=len(step.decoded), prefill=prefill, seconds=seconds)
@@ -193,21 +208,35 @@ class Machine:
             if one.state is State.RUNNING:  # not preempted by this plan
                 assert [s.count for s in slices if s.sequence is one] == [1]
 
-    def _compute(self, piece: Slice, wide: list[bool]) -> None:
+    def _check_digits(self, one: Sequence) -> None:
+        """What was computed as by a request alone in an empty cache is known, and is what an exact request has."""
+        for position, cell in self.kv.of[one.slot].items():
+            first = position // self.ubatch * self.ubatch
+            if one.pristine[position]:
+                assert (cell.index, cell.among) == (position, range(first, first + self.ubatch))
+            if one.exact and one.is_alone and not one.preemptions:
+                generated = range(position, position + 1)
+                prompt = range(first, min(first + self.ubatch, one.prompt_tokens))
+                assert (cell.index, cell.among) == (position, prompt if position < one.prompt_tokens else generated)
+
+    def _compute(self, piece: Slice, *, alone: bool) -> None:
         one = piece.sequence
         assert len(self.kv.tokens(one.slot)) == one.computed, (
             "positions have to follow each other, and a slot's old cells to be gone"
         )
         completes = piece.completes
-        cells = self.kv.of.setdefault(one.slot, {})
-        for position, how in enumerate(wide, one.computed):
+        start, end = one.computed, one.computed + piece.count
+        cells, free = self.kv.of.setdefault(one.slot, {}), self.kv.free()
+        for position in range(start, end):
             owner = None if position < one.shared else one.owner
-            cells[position] = Cell(one.tokens[position], owner, how)
-        self.scheduler.advance(piece, bytes(wide))
+            first = position - (position - start) % self.ubatch
+            among = range(first, min(first + self.ubatch, end)) if alone else range(0)
+            cells[position] = Cell(one.tokens[position], owner, next(free), among)
+        self.scheduler.advance(piece)
         one.reached = max(one.reached, min(one.computed, one.prompt_tokens))
         assert self.kv.tokens(one.slot) == one.tokens[: one.computed]
         assert {cell.owner for cell in self.kv.of[one.slot].values()} <= {None, one.owner}, "others' words are private"
-        assert [self.kv.of[one.slot][i].wide for i in range(one.computed)] == [bool(w) for w in one.wide]
+        self._check_digits(one)
         assert self.kv.used <= self.cells
         if not completes:
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edged.engine.prefix import Node, PrefixCache
-from tests.engine.simulated import Cell, Cells
+from tests.engine.simulated import Cells
 
 SLOT = 0
 
@@ -20,9 +20,7 @@ class Cached:
     def begin(self, tokens: list[int], owner: str | None = "a", slot: int = SLOT) -> Node:
         """A request computes all of its tokens and runs on; where it stands."""
         node = self.cache.attach(slot, tokens, owner)
-        cells = self.kv.of.setdefault(slot, {})
-        for position in range(node.end, len(tokens)):
-            cells[position] = Cell(tokens[position], owner, wide=False)
+        self.kv.compute(slot, node.end, tokens[node.end :], owner)
         return self.cache.insert(slot, tokens, bytes(len(tokens)), owner, node)
 
     def end(self, node: Node, slot: int = SLOT) -> None:
@@ -150,38 +148,33 @@ def test_a_sequence_goes_on_with_the_trees_cells_where_another_was_first() -> No
     cached = Cached()
     first = cached.begin(run(0), slot=0)
     # The second one began before the first had finished its prompt, and found nothing.
-    for position, token in enumerate(run(0, 45)):
-        cached.kv.of.setdefault(1, {})[position] = Cell(token, "a", wide=True)
+    cached.kv.compute(1, 0, run(0, 45), "a")
     root = cached.cache.attach(2, run(900), "a")
     second = cached.cache.insert(1, run(0, 45), b"\1" * 45, "a", root)
     assert second.end == 45
-    assert second.path_wide == bytes(40) + b"\1" * 5
+    assert second.path_pristine == bytes(40) + b"\1" * 5
     assert cached.kv.used == cached.cache.cells == 45
     cached.end(first, slot=0)
     cached.end(second, slot=1)
 
 
-def test_a_sequence_that_may_not_keeps_its_own() -> None:
+@pytest.mark.parametrize(("pristine", "taken"), [(100, 96), (96, 96), (95, 64), (40, 32), (31, 0)])
+def test_who_has_to_come_out_the_same_takes_whole_batches_that_were_computed_the_same_way(
+    pristine: int, taken: int
+) -> None:
     cached = Cached()
-    first = cached.begin(run(0), slot=0)
-    for position, token in enumerate(run(0, 45)):
-        cached.kv.of.setdefault(1, {})[position] = Cell(token, "a", wide=True)
-    root = cached.cache.attach(2, run(900), "a")
-    assert cached.cache.insert(1, run(0, 45), b"\1" * 45, "a", root, adopt=False) is root
-    assert cached.kv.used == 40 + 45
-    cached.end(first, slot=0)
-
-
-@pytest.mark.parametrize("cut", [16, 20, 39])
-def test_what_was_computed_otherwise_is_passed_over_where_it_matters(cut: int) -> None:
-    cached = Cached()
-    for position, token in enumerate(run(0)):
-        cached.kv.of.setdefault(SLOT, {})[position] = Cell(token, "a", wide=position < cut)
+    cached.kv.compute(SLOT, 0, run(0, 120), "a")
     root = cached.cache.attach(1, run(900), "a")
-    node = cached.cache.insert(SLOT, run(0), b"\1" * cut + bytes(40 - cut), "a", root)
+    flags = b"\1" * pristine + bytes(5) + b"\1" * (115 - pristine)
+    cached.end(cached.cache.insert(SLOT, run(0, 120), flags, "a", root))
+    cached.keep([*run(0, 40), *run(500)])
+
+    node = cached.cache.attach_exactly(SLOT, [*run(0, 120), -1], "a", 32)
+
+    assert node.end == taken
+    assert cached.cache.cells == cached.kv.used == taken, "everything else is gone"
+    assert cached.cache.is_pristine(node)
     cached.end(node)
-    assert cached.cache.peek([*run(0), -1], "a", b"\1" * 41) == (cut, cut)
-    assert cached.cache.peek([*run(0), -1], "a", b"\1" * 16 + bytes(25)) == ((40, 40) if cut == 16 else (16, 16))
 
 
 # --- the allowance ---

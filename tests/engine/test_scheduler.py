@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.scheduler import wide_alone
 from edged.engine.sequence import State
 from tests.engine.simulated import Machine, sequence
 from tests.wire.strategies import unhurried
@@ -312,12 +311,26 @@ def test_an_exact_request_takes_only_what_it_would_have_computed_the_same_way() 
     assert machine.say(3, prompt=[*prompt, *range(900, 960)], max_tokens=2).cached_tokens == 209
 
 
-@pytest.mark.parametrize(
-    ("tokens", "ubatch", "wide"),
-    [(150, 64, [1] * 128 + [0] * 22), (64, 64, [1] * 64), (150, 32, [0] * 150), (200, 128, [1] * 200)],
-)
-def test_what_is_computed_wide_when_alone(tokens: int, ubatch: int, wide: list[int]) -> None:
-    assert list(wide_alone(tokens, ubatch)) == wide
+def test_what_others_left_in_the_cache_does_not_move_an_exact_request_to_other_cells() -> None:
+    machine = Machine(cells=5000, batch=512, ubatch=64, cached=4, cost=lambda _d, prefill: 0.0001 * prefill)
+    crowd = [sequence(uid, prompt=100 + uid, max_tokens=20) for uid in range(1, 5)]
+    for one in crowd:
+        machine.scheduler.add(one)
+    machine.run()
+    assert machine.cache.cells > 0
+    machine.say(5, prompt=crowd[0].tokens, exact=True, max_tokens=20)
+    assert [cell.index for cell in machine.kv.of[machine.slots].values()] == list(range(machine.kv.used))
+    assert machine.finished[5][1].is_alone is False
+
+
+def test_an_exact_request_that_is_not_alone_takes_what_there_is() -> None:
+    machine = Machine(cells=5000, batch=512, ubatch=64, cached=4)
+    machine.say(1, prompt=list(range(150)), max_tokens=2)
+    machine.scheduler.add(sequence(2, prompt=10))
+    machine.step()
+    machine.scheduler.add(found := sequence(3, prompt=[*range(150), 900], exact=True, max_tokens=2))
+    machine.step()
+    assert found.cached_tokens == 150
 
 
 def test_what_a_crowd_leaves_at_the_far_end_of_the_cache_goes() -> None:

@@ -21,8 +21,9 @@ class Requests(RuleBasedStateMachine):
         batch=st.integers(8, 40),
         itl_s=st.floats(0.005, 0.2),
         cached=st.integers(0, 5),
+        ubatch=st.sampled_from([5, 8, 0]),
     )
-    def start(self, cells: int, slots: int, batch: int, itl_s: float, cached: int) -> None:
+    def start(self, cells: int, slots: int, batch: int, itl_s: float, cached: int, ubatch: int) -> None:
         self.hiccup = 1.0
         self.cancelled: dict[int, int] = {}
         self.asked: dict[int, tuple[int, int, int]] = {}
@@ -30,6 +31,7 @@ class Requests(RuleBasedStateMachine):
             cells=cells,
             slots=slots,
             batch=batch,
+            ubatch=ubatch,
             cached=cached,
             itl_target_s=itl_s,
             cost=lambda decoding, prefill: self.hiccup * (0.01 + 0.001 * decoding + 0.002 * prefill),

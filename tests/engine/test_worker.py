@@ -133,11 +133,11 @@ def test_penalties_count_the_prompt_as_said_and_frequency_every_time(talk: Talk)
 
 
 def test_emoji_and_cjk_come_out_whole(talk: Talk) -> None:
-    for prompt, expected in [("🐻 🎉 🐻 🎉 🐻 🎉 🐻 🎉", "🐻 🎉"), ("中文 中文 中文 中文", " 中文")]:
-        answer = talk.say(prompt, max_tokens=12)
-        assert expected in answer.text
+    for prompt in ("🐻 🎉 🐻 🎉 🐻 🎉 🐻 🎉", "中文 中文 中文 中文"):
+        answer = talk.say(prompt, max_tokens=24)
+        # Which ones it says differs from one kind of CPU to the next.
+        assert any(len(character.encode()) > 2 for character in answer.text)
         assert "\ufffd" not in answer.text
-        assert answer.text == answer.text.encode().decode()
 
 
 def test_every_token_is_counted_in_the_deltas(talk: Talk) -> None:
