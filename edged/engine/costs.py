@@ -13,6 +13,9 @@ _NEWEST = 0.2
 _MOST = 4.0
 #: Fewer tokens say little of what one costs: a step has a price of its own.
 _TELLING = 16
+#: After so many steps of both, decoding is measured by itself again: it gets dearer the more cells are in use, and that
+#: must not be charged to a prompt, which would be given fewer and fewer tokens for it.
+_BLURRED = 12
 
 
 class Costs:
@@ -25,6 +28,12 @@ class Costs:
     def __init__(self) -> None:
         self.prefill_s = 0.0
         self._decode_s: dict[int, deque[float]] = {}
+        self._mixed = 0
+
+    @property
+    def is_blurred(self) -> bool:
+        """Whether it is time for a step without prefill, to see what decoding costs now."""
+        return self._mixed >= _BLURRED
 
     def decode_s(self, sequences: int) -> float:
         """A step in which so many sequences decode and nothing else happens, seconds; 0 = not known yet."""
@@ -41,6 +50,7 @@ class Costs:
 
     def learn(self, *, decoding: int, prefill: int, seconds: float) -> None:
         """Note what a step with so many decoding sequences and so many prefill tokens took."""
+        self._mixed = self._mixed + 1 if decoding and prefill else 0
         decode_s = self.decode_s(decoding)
         if decoding and (not prefill or seconds < decode_s):
             self._decode_s.setdefault(decoding, deque(maxlen=_STEPS)).append(seconds)

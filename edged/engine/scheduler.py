@@ -247,6 +247,8 @@ class Scheduler:
             return max(self._ubatch, min(room, affordable) // self._ubatch * self._ubatch)
         if not prefill_s:
             return min(room, _FIRST_PREFILL)
+        if self.costs.is_blurred:
+            return 0
         decode_s = self.costs.decode_s(decoding)
         target = max(self._itl_target_s, _LEAST_STRETCH * decode_s)
         return min(room, max(1, int((target - decode_s) / prefill_s)))

@@ -62,3 +62,11 @@ def test_a_prompt_of_two_tokens_does_not_say_what_a_token_costs() -> None:
 
 def test_a_first_step_of_both_is_shared_out_by_tokens() -> None:
     assert taught((2, 18, 0.020)).prefill_s == pytest.approx(0.001)
+
+
+def test_decoding_is_measured_by_itself_again_after_some_steps_of_both() -> None:
+    both = [(4, 8, 0.080)] * 12
+    assert not taught((4, 0, 0.040), *both[1:]).is_blurred
+    assert taught((4, 0, 0.040), *both).is_blurred
+    assert not taught((4, 0, 0.040), *both, (4, 0, 0.050)).is_blurred
+    assert not taught(*[(0, 64, 0.3)] * 20).is_blurred

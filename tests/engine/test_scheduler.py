@@ -174,9 +174,10 @@ def crowd(machine: Machine, decoding: int, prompt: int) -> list[float]:
         machine.step()
     machine.scheduler.add(sequence(99, prompt=prompt, max_tokens=2))
     seconds = []
-    while (step := machine.step()) is not None and 99 in step.prefilled:
+    while (step := machine.step()) is not None and 99 not in step.decoded and 99 not in machine.finished:
         assert len(step.decoded) == decoding
-        seconds.append((step.seconds, step.prefilled[99]))
+        if step.prefilled:
+            seconds.append((step.seconds, step.prefilled[99]))
     assert prompt - 1 <= sum(count for _, count in seconds) <= prompt
     return [one for one, _ in seconds]
 
@@ -197,6 +198,15 @@ def test_prefill_keeps_the_gap_small_and_makes_use_of_it(decoding: int, decode_s
     settled = seconds[len(seconds) // 2 : -1]
     assert max(settled) <= allowed + prefill_s
     assert min(settled) > 0.9 * allowed
+
+
+def test_a_prompt_is_not_charged_for_decoding_that_gets_dearer_with_its_cells() -> None:
+    """It would be given fewer tokens, the difference would be charged to these, and so on down to one in a step."""
+    machine = Machine(cells=10_000, slots=8, batch=512, itl_target_s=TARGET_S)
+    machine.cost = lambda decoding, prefill: bool(decoding) * 0.04 + 0.000_03 * machine.kv.used + 0.005 * prefill
+    seconds = crowd(machine, decoding=4, prompt=1500)
+    assert len(seconds) < 1500 / 5
+    assert max(seconds) < 2.5 * (0.04 + 0.000_03 * 1600)
 
 
 def test_prefill_goes_on_a_little_where_decoding_alone_takes_too_long() -> None:
