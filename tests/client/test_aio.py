@@ -353,7 +353,7 @@ def test_a_connection_in_the_making_does_not_block_the_loop(private_broker: brok
             await task
         assert turns > 5
 
-    play(options, scenario, connect_timeout=0.3)
+    play(options, scenario, connect_timeout=1)
     private_broker.resume()
 
 

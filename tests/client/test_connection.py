@@ -138,7 +138,7 @@ def test_a_name_server_that_hangs_is_not_waited_for(
         answered.wait(PATIENCE_S)
         return connect(*args, **kwargs)
 
-    with Client(**reach(private_broker, connect_timeout=0.1)) as client:
+    with Client(**reach(private_broker, connect_timeout=1)) as client:
         with monkeypatch.context() as patch:
             patch.setattr(socket, "create_connection", hang)
             with pytest.raises(NotConnected, match="no connection within connect_timeout"):

@@ -63,7 +63,7 @@ def test_no_node_is_an_error_that_says_how_to_name_one(anyone: Options) -> None:
 def test_only_dead_nodes_are_listed_as_such(anyone: Options, nodes: dict[str, PuppetNode]) -> None:
     nodes["shed"].show("lost")
     with (
-        Client(**anyone, discovery_timeout=0.3) as client,
+        Client(**anyone, discovery_timeout=2) as client,
         pytest.raises(NodeUndecided, match=r"no node lives under .*: shed \(lost\)") as caught,
     ):
         client.connect()
