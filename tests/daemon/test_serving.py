@@ -28,7 +28,7 @@ def text_of(messages: list[dict[str, Any]]) -> str:
 def test_eight_streams_interleave_and_each_is_complete(node: NodeProcess, listener: Listener) -> None:
     ids = [f"eight-{i}" for i in range(8)]
     for i, id_ in enumerate(ids):
-        request = {"prompt": f"Tell me a story about the number {i}.", "max_tokens": 60, "seed": i}
+        request = {**ENDLESS, "prompt": f"{i}, {i + 1}, {i + 2}, {i + 3}, {i + 4},", "max_tokens": 60}
         listener.publish(f"{node.base}/req/{id_}", request)
     finals = {id_: listener.final(id_) for id_ in ids}
 
@@ -60,12 +60,13 @@ def test_chunks_never_split_a_character(node: NodeProcess, listener: Listener) -
     for i, prompt in enumerate(prompts):
         request = {"prompt": prompt, "raw": True, "max_tokens": 80, "temperature": 0}
         listener.publish(f"{node.base}/req/wide-{i}", request)
+    texts = []
     for i in range(len(prompts)):
         final = listener.final(f"wide-{i}")
-        text = text_of(listener.stream(f"wide-{i}"))
-        assert final["text"] == text
-        assert "\ufffd" not in text
-        assert any(len(c.encode()) > 2 for c in text), f"the model did not continue in kind: {text!r}"
+        texts.append(text_of(listener.stream(f"wide-{i}")))
+        assert final["text"] == texts[-1]
+        assert "\ufffd" not in texts[-1]
+    assert any(len(c.encode()) > 2 for c in "".join(texts)), f"the model did not continue in kind: {texts!r}"
 
 
 def test_prompt_over_the_context_says_the_limit_and_the_size(node: NodeProcess, listener: Listener) -> None:
@@ -112,7 +113,7 @@ def test_stop_strings_end_the_answer_and_are_not_part_of_it(node: NodeProcess, l
 
 
 def test_metrics_of_the_final_agree_with_each_other(node: NodeProcess, listener: Listener) -> None:
-    listener.publish(f"{node.base}/req/metrics", {"prompt": "Describe the sea.", "max_tokens": 40, "min_p": 0.3})
+    listener.publish(f"{node.base}/req/metrics", {**ENDLESS, "max_tokens": 40, "min_p": 0.3})
 
     final = listener.final("metrics")
     metrics, usage = final["metrics"], final["usage"]

