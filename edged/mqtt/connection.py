@@ -174,8 +174,8 @@ class Connection:
         match happening:
             case Arrived(message):
                 return [message]
-            case Confirmed(connection, mid, reason_code):
-                return self._confirm(connection, mid, reason_code)
+            case Confirmed(connection, codes):
+                return [event for mid, code in codes for event in self._confirm(connection, mid, code)]
             case Refused(token, reason_code):
                 return [Published(token, reason_code)]
             case Ready(link):

@@ -26,15 +26,15 @@ class Arrived:
 
 @dataclass(frozen=True, slots=True)
 class Confirmed:
-    """A PUBACK came in, or a QoS 0 message went to the socket.
+    """PUBACKs came in, or QoS 0 messages went to the socket.
 
     Attributes:
-        connection: number of the connection; `mid` means nothing on another one.
+        connection: number of the connection; packet identifiers mean nothing on another one.
+        codes: packet identifier and reason code of each, in their order.
     """
 
     connection: int
-    mid: int
-    reason_code: int
+    codes: tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

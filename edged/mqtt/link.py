@@ -93,6 +93,7 @@ class Link:
         self._post = post
         self._waker = waker
         self._unflushed = False
+        self._confirmed: list[tuple[int, int]] = []
         self._client: Client | None = None
         self._reason: str | None = None
         self._leave_by: float | None = None
@@ -154,6 +155,7 @@ class Link:
             return reasons.unreadable(self._settings, error)
         finally:
             self._client = None
+            self._tell_confirmed()
             if sock is not None:
                 sock.close()
 
@@ -214,10 +216,12 @@ class Link:
             if self._wait(sock, client.want_write(), self._next_deadline(begun, wrote)):
                 code = client.loop_read() or code
                 self.heard = time.monotonic()
+                self._tell_confirmed()
             if client.want_write():
                 with _corked(sock):
                     code = client.loop_write() or code
                 wrote = time.monotonic()
+                self._tell_confirmed()
             if client.socket() is None:
                 break
             if (over := self._overdue(begun)) is not None:
@@ -307,6 +311,7 @@ class Link:
             _log.warning("a message came in under a topic that is not UTF-8; it is ignored")
             client.ack(message.mid, message.qos)
             return
+        self._tell_confirmed()  # what came before it is told before it
         properties = message.properties
         expiry = getattr(properties, "MessageExpiryInterval", None)
         self._post(
@@ -328,7 +333,13 @@ class Link:
 
     def _on_publish(self, _: Client, __: Any, mid: int, code: ReasonCode, ___: Any) -> None:
         # paho holds its lock for outgoing messages: publishing from here would deadlock with a publishing thread.
-        self._post(Confirmed(self.number, mid, code.value))
+        self._confirmed.append((mid, code.value))
+
+    def _tell_confirmed(self) -> None:
+        """Tell what was confirmed: all of a read or write together, so that the core's thread wakes once for it."""
+        if self._confirmed:
+            confirmed, self._confirmed = tuple(self._confirmed), []
+            self._post(Confirmed(self.number, confirmed))
 
     def _on_disconnect(
         self, _: Client, __: Any, flags: Any, code: ReasonCode, properties: PahoProperties | None

@@ -14,6 +14,20 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/json"
 
 
+class Packed(PahoProperties):
+    """Properties that are put into bytes once: paho does it for every message, which costs as much as all the rest."""
+
+    def __init__(self, properties: PahoProperties) -> None:
+        super().__init__(properties.packetType)  # type: ignore[no-untyped-call]  # paho's properties have no types
+        packed = properties.pack()  # type: ignore[no-untyped-call]
+        object.__setattr__(self, "_bytes", packed)  # paho's own __setattr__ takes names of properties only
+
+    def pack(self) -> bytes:
+        """What goes into the packet."""
+        packed: bytes = object.__getattribute__(self, "_bytes")
+        return packed
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """Properties as paho takes them, and their size in a packet, bytes."""
@@ -31,7 +45,8 @@ def encode(properties: Properties, packet_type: int = PacketTypes.PUBLISH) -> En
         encoded.MessageExpiryInterval = properties.expiry_s
     if properties.correlation is not None:
         encoded.CorrelationData = properties.correlation
-    return Encoded(encoded, len(encoded.pack()))  # type: ignore[no-untyped-call]  # paho's properties have no types
+    packed = Packed(encoded)
+    return Encoded(packed, len(packed.pack()))
 
 
 def for_connect(receive_maximum: int, maximum_packet: int, session_expiry_s: int) -> PahoProperties:

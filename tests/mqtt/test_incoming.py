@@ -74,9 +74,9 @@ def test_a_confirmation_of_an_older_connection_confirms_nothing() -> None:
     with ScriptedBroker(taking, withholding) as broker, Core(broker) as core:
         core.publish("t", token=1)
         core.pump(lambda: core.times_connected == 2)
-        assert core.connection.handle(Confirmed(1, 1, 0)) == []
+        assert core.connection.handle(Confirmed(1, ((1, 0),))) == []
         assert core.connection.backlog == 1
-        assert core.connection.handle(Confirmed(2, 1, 0)) == [Published(1)]
+        assert core.connection.handle(Confirmed(2, ((1, 0),))) == [Published(1)]
         assert core.connection.backlog == 0
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties as PahoProperties
 
 from edged.core.events import Properties, Publish, Published
+from edged.mqtt.happenings import Confirmed
 from edged.mqtt.settings import Settings
 from edged.wire.errors import TopicError
 from tests.mqtt.harness import Core
-from tests.mqtt.scripted import ScriptedBroker, Session, polite
+from tests.mqtt.scripted import PATIENCE_S, ScriptedBroker, Session, polite
 
 
 def test_what_is_published_before_the_first_connection_goes_out_in_order_after_it() -> None:
@@ -200,13 +203,45 @@ def test_qos_0_does_not_pile_up_while_the_broker_is_away() -> None:
         assert core.of(Published) == [Published(n, 0x97) for n in range(10, 100)]
 
 
-def test_the_properties_of_a_stream_are_built_once() -> None:
-    """Building them costs as much as publishing."""
+def test_the_properties_of_a_stream_are_put_into_bytes_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """paho does it for every message, and takes as long for that as for all the rest."""
+    packed: list[int] = []
+    pack = PahoProperties.pack
+
+    def counted(properties: PahoProperties) -> bytes:
+        packed.append(properties.packetType)
+        return pack(properties)  # type: ignore[no-any-return, no-untyped-call]  # paho's properties have no types
+
+    monkeypatch.setattr(PahoProperties, "pack", counted)
     with ScriptedBroker(polite) as broker, Core(broker) as core:
         for n in range(30):
             core.publish("t", token=n, properties=Properties(expiry_s=600, correlation=b"k"))
         core.pump(lambda: len(core.confirmed) == 30)
-        assert core.connection._encoded.cache_info().misses == 1
+    assert packed.count(PacketTypes.PUBLISH) == 1
+    assert {publish.properties for publish in broker.published} == {
+        b"\x01\x01\x02" + (600).to_bytes(4, "big") + b"\x03\x00\x10application/json\x09\x00\x01k"
+    }
+
+
+def test_what_was_confirmed_together_is_told_together() -> None:
+    """A message to the core wakes its thread, which decides once for all of it."""
+
+    def script(session: Session) -> None:
+        session.accept()
+        publishes = [session.read_publish() for _ in range(8)]
+        session.send(b"".join(session.codec.make_puback(publish.mid, 0) for publish in publishes if publish))
+        session.serve()
+
+    with ScriptedBroker(script) as broker, Core(broker) as core:
+        core.connect()
+        for n in range(8):
+            core.publish("t", token=n)
+        confirmed = core.inbox.get(timeout=PATIENCE_S)
+        assert isinstance(confirmed, Confirmed)
+        assert [event.token for event in core.connection.handle(confirmed) if isinstance(event, Published)] == [
+            *range(8)
+        ]
+        assert core.inbox.empty()
 
 
 @pytest.mark.parametrize(
