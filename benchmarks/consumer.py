@@ -49,6 +49,7 @@ class Record:
         sent: by request: when it was published.
         messages: when a message of a reply came, and its payload.
         cpus: processors in use from the first request to the last final, by process.
+        waits: threads that waited for a processor meanwhile, on average, by process.
         complaint: why the measurement failed; empty where it did not.
     """
 
@@ -56,6 +57,7 @@ class Record:
     sent: dict[str, float] = field(default_factory=dict)
     messages: list[tuple[float, str]] = field(default_factory=list)
     cpus: dict[str, float] = field(default_factory=dict)
+    waits: dict[str, float] = field(default_factory=dict)
     complaint: str = ""
 
 
@@ -98,7 +100,8 @@ class Consumer:
                 for stream in range(self._order.load.streams):
                     self._send(stream)
         if cpu is not None and self._begun is not None:
-            record.cpus = Cpu.now(pids).since(cpu, seconds=time.monotonic() - self._begun)
+            after, seconds = Cpu.now(pids), time.monotonic() - self._begun
+            record.cpus, record.waits = after.since(cpu, seconds=seconds), after.waits(cpu, seconds=seconds)
         client.disconnect()
         record.messages = [(at, payload.decode()) for at, payload in self._messages]
         return record

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,10 +21,17 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """Processor time so far, seconds: of some processes by their names, and of everything on the machine."""
+    """Processor time so far, seconds: of some processes by their names, and of everything on the machine.
+
+    Attributes:
+        of: what each process has used.
+        machine: what all together have.
+        waited: how long threads of each process were ready to run and had no processor, those of all added up.
+    """
 
     of: Mapping[str, float]
     machine: float
+    waited: Mapping[str, float]
 
     @classmethod
     def now(cls, pids: Mapping[str, int]) -> Cpu:
@@ -32,7 +40,8 @@ class Cpu:
         Raises:
             FileNotFoundError: one of the processes is gone.
         """
-        return cls({name: _used(pid) for name, pid in pids.items()}, machine_seconds())
+        waited = {name: _waited(pid) for name, pid in pids.items()}
+        return cls({name: _used(pid) for name, pid in pids.items()}, machine_seconds(), waited)
 
     def since(self, before: Cpu, *, seconds: float) -> dict[str, float]:
         """Processors in use since then, by name; `others` is what none of the named processes used.
@@ -44,6 +53,10 @@ class Cpu:
         ours = {name: used - before.of[name] for name, used in self.of.items()}
         rest = self.machine - before.machine - sum(ours.values())
         return {name: max(0.0, used) / seconds for name, used in {**ours, "others": rest}.items()}
+
+    def waits(self, before: Cpu, *, seconds: float) -> dict[str, float]:
+        """Threads that waited for a processor, on average, by name; the arguments are those of `since`."""
+        return {name: max(0.0, waited - before.waited[name]) / seconds for name, waited in self.waited.items()}
 
 
 def await_quiet(patience_s: float, *, watch: Callable[[float], float] = look) -> None:
@@ -62,6 +75,15 @@ def _used(pid: int) -> float:
     """Seconds of processor time that a process has used, children that have ended not included."""
     fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime; the name in brackets may have blanks
+
+
+def _waited(pid: int) -> float:
+    """Seconds that the threads of a process have waited for a processor while they could have run."""
+    waited = 0
+    for thread in (_PROC / str(pid) / "task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            waited += int((thread / "schedstat").read_text().split()[1])
+    return waited / 1e9
 
 
 def resident(pid: int) -> int:

@@ -23,6 +23,7 @@ class Repeat:
         tokens: of each answer.
         turnover: of the node, with requests that come one after the other.
         cpus: processors in use while the node was measured; `bare_others` while the bare loop was.
+        waits: threads that could have run and had no processor, on average: the engine's, and the `bare` loop's.
     """
 
     streams: int
@@ -31,6 +32,7 @@ class Repeat:
     node: Figures
     turnover: Figures
     cpus: dict[str, float]
+    waits: dict[str, float]
 
     @property
     def disturbed(self) -> bool:
@@ -76,6 +78,10 @@ class Series:
     def processors(self, streams: int, name: str) -> float:
         """Processors that a process used; median."""
         return Middle.of([r.cpus[name] for r in self.of(streams)]).median
+
+    def waiting(self, streams: int, name: str) -> float:
+        """Threads that waited for a processor; median."""
+        return Middle.of([r.waits[name] for r in self.of(streams)]).median
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +165,11 @@ def _tables(name: str, series: Series) -> list[Table]:
     ]
     names = [one for one in series.repeats[0].cpus if one != "bare_others"]
     cpus = [
-        [str(n), *(f"{series.processors(n, one):.3f}" for one in (*names, "bare_others"))] for n, _repeats in by_streams
+        [
+            *(str(n), *(f"{series.processors(n, one):.3f}" for one in (*names, "bare_others"))),
+            *(f"{series.waiting(n, one):.3f}" for one in ("engine", "bare")),
+        ]
+        for n, _repeats in by_streams
     ]
     return [
         Table(
@@ -177,7 +187,11 @@ def _tables(name: str, series: Series) -> list[Table]:
             ],
             gaps,
         ),
-        Table(f"{name}: processors in use", ["streams", *names, "others beside the bare loop"], cpus),
+        Table(
+            f"{name}: processors in use, and threads that had to wait for one: the others then wait for them",
+            ["streams", *names, "others beside the bare loop", "engine's threads waiting", "bare loop's"],
+            cpus,
+        ),
         *(
             [Table(f"{name}: measurements that were lost", ["why"], [[why] for why in series.lost])]
             if series.lost
@@ -220,6 +234,7 @@ def _record(series: Series) -> dict[str, Any]:
                 "edged": _figures(r.node),
                 "turnover": _figures(r.turnover),
                 "processors": {name: round(value, 4) for name, value in r.cpus.items()},
+                "waiting": {name: round(value, 4) for name, value in r.waits.items()},
             }
             for r in series.repeats
         ],

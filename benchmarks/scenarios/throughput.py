@@ -94,24 +94,26 @@ class Bench:
         """Measure each side once."""
         sides = [self._bare, self._node] if bare_first else [self._node, self._bare]
         measured = {side.__name__: side(Load(streams, tokens, self._seed())) for side in sides}
-        (bare, bare_cpus), (node, cpus) = measured["_bare"], measured["_node"]
+        (bare, bare_cpus, bare_waits), (node, cpus, waits) = measured["_bare"], measured["_node"]
         # As long as takes every client past its first turn, which waits for the prompts of all others.
         turnover_s = max(1.2 * self.seconds, 2 * max(node.ttft_ms) / 1000)
-        turnover, _ = self._node(Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s))
-        return Repeat(streams, tokens, bare, node, turnover, {**cpus, "bare_others": bare_cpus["others"]})
+        turnover, *_ = self._node(Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s))
+        cpus["bare_others"] = bare_cpus["others"]
+        return Repeat(streams, tokens, bare, node, turnover, cpus, {"engine": waits["engine"], **bare_waits})
 
-    def _bare(self, load: Load) -> tuple[Figures, dict[str, float]]:
+    def _bare(self, load: Load) -> tuple[Figures, dict[str, float], dict[str, float]]:
         pids = {"bare": self.bare.pid}
         before, started = Cpu.now(pids), time.monotonic()
         run = self.bare.run(load, patience_s=self._patience_s)
-        cpus = Cpu.now(pids).since(before, seconds=time.monotonic() - started)
-        return of_bare(**run, streams=load.streams), cpus
+        after, seconds = Cpu.now(pids), time.monotonic() - started
+        cpus, waits = after.since(before, seconds=seconds), after.waits(before, seconds=seconds)
+        return of_bare(**run, streams=load.streams), cpus, waits
 
-    def _node(self, load: Load) -> tuple[Figures, dict[str, float]]:
+    def _node(self, load: Load) -> tuple[Figures, dict[str, float], dict[str, float]]:
         for attempt in range(_ATTEMPTS):
             record = consume(Order(self.port, NAME, load, self._patience_s, self.pids))
             try:
-                return of_node(replies(record.sent, record.messages)), record.cpus
+                return of_node(replies(record.sent, record.messages)), record.cpus, record.waits
             except EndedEarlyError:
                 if attempt + 1 == _ATTEMPTS:
                     raise

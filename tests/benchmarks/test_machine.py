@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pytest
 
@@ -21,9 +22,31 @@ def test_time_that_a_process_used_is_its_own() -> None:
 
 
 def test_what_no_named_process_used_is_the_others() -> None:
-    before = Cpu({"engine": 10.0, "daemon": 1.0}, machine=100.0)
-    after = Cpu({"engine": 18.0, "daemon": 1.5}, machine=110.5)
+    before = Cpu({"engine": 10.0, "daemon": 1.0}, machine=100.0, waited={"engine": 1.0, "daemon": 2.0})
+    after = Cpu({"engine": 18.0, "daemon": 1.5}, machine=110.5, waited={"engine": 1.5, "daemon": 2.0})
     assert after.since(before, seconds=5.0) == pytest.approx({"engine": 1.6, "daemon": 0.1, "others": 0.4})
+    assert after.waits(before, seconds=5.0) == pytest.approx({"engine": 0.1, "daemon": 0.0})
+
+
+def test_threads_that_have_no_processor_wait() -> None:
+    """Two on one processor: at each moment one of them does."""
+    busy = (
+        "import os, sys; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(flush=True)\nwhile True: pass"
+    )
+    with ExitStack() as stack:
+        children = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", busy], stdout=subprocess.PIPE)) for _ in "ab"
+        ]
+        for child in children:
+            stack.callback(child.kill)
+        for child in children:
+            assert child.stdout is not None
+            child.stdout.read(1)
+        pids = {str(number): child.pid for number, child in enumerate(children)}
+        before, started = Cpu.now(pids), time.monotonic()
+        time.sleep(1)
+        waits = Cpu.now(pids).waits(before, seconds=time.monotonic() - started)
+    assert sum(waits.values()) > 0.5
 
 
 def test_a_process_that_is_gone_is_an_error_and_no_zero() -> None:

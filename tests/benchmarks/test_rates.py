@@ -18,7 +18,7 @@ def figures(rate: float) -> Figures:
 
 def repeat(node: float, *, bare: float = 100.0, streams: int = 4, others: float = 0.0) -> Repeat:
     cpus = {"engine": 1.9, "daemon": 0.04, "others": others, "bare_others": 0.0}
-    return Repeat(streams, 8, figures(bare), figures(node), figures(node), cpus)
+    return Repeat(streams, 8, figures(bare), figures(node), figures(node), cpus, {"engine": 0.125, "bare": 0.011})
 
 
 def outcome(*repeats: Repeat) -> Throughput:
@@ -50,6 +50,12 @@ def test_the_tables_show_each_number_of_streams() -> None:
     text = shown(outcome(repeat(150, bare=160, streams=1), repeat(180, bare=200)))
     assert "| 160.0 | 150.0 | 0.938 (0.938 to 0.938) |" in text
     assert "| 200.0 | 180.0 | 0.9 (0.9 to 0.9) |" in text
+
+
+def test_it_is_told_how_many_threads_had_no_processor() -> None:
+    told = outcome(repeat(90))
+    assert "| 0.125 | 0.011 |" in shown(told)
+    assert told.record()["Q4_1"]["repeats"][0]["waiting"] == {"engine": 0.125, "bare": 0.011}
 
 
 def test_programs_get_every_repeat_and_the_medians() -> None:
