@@ -26,7 +26,8 @@ class Cpu:
     Attributes:
         of: what each process has used.
         machine: what all together have.
-        waited: how long threads of each process were ready to run and had no processor, those of all added up.
+        waited: how long threads of each process were ready to run and had no processor, those of all added up; empty
+            where the kernel does not tell.
     """
 
     of: Mapping[str, float]
@@ -40,7 +41,8 @@ class Cpu:
         Raises:
             FileNotFoundError: one of the processes is gone.
         """
-        waited = {name: _waited(pid) for name, pid in pids.items()}
+        tells = (_PROC / "self" / "schedstat").exists()
+        waited = {name: _waited(pid) for name, pid in pids.items()} if tells else {}
         return cls({name: _used(pid) for name, pid in pids.items()}, machine_seconds(), waited)
 
     def since(self, before: Cpu, *, seconds: float) -> dict[str, float]:

@@ -23,7 +23,8 @@ class Repeat:
         tokens: of each answer.
         turnover: of the node, with requests that come one after the other.
         cpus: processors in use while the node was measured; `bare_others` while the bare loop was.
-        waits: threads that could have run and had no processor, on average: the engine's, and the `bare` loop's.
+        waits: threads that could have run and had no processor, on average, by process, `bare` included; empty where
+            the kernel does not tell.
     """
 
     streams: int
@@ -79,9 +80,10 @@ class Series:
         """Processors that a process used; median."""
         return Middle.of([r.cpus[name] for r in self.of(streams)]).median
 
-    def waiting(self, streams: int, name: str) -> float:
-        """Threads that waited for a processor; median."""
-        return Middle.of([r.waits[name] for r in self.of(streams)]).median
+    def waiting(self, streams: int, name: str) -> float | None:
+        """Threads that waited for a processor; median. None where that is not known."""
+        known = [r.waits[name] for r in self.of(streams) if name in r.waits]
+        return Middle.of(known).median if known else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +169,7 @@ def _tables(name: str, series: Series) -> list[Table]:
     cpus = [
         [
             *(str(n), *(f"{series.processors(n, one):.3f}" for one in (*names, "bare_others"))),
-            *(f"{series.waiting(n, one):.3f}" for one in ("engine", "bare")),
+            *("-" if at is None else f"{at:.3f}" for at in (series.waiting(n, "engine"), series.waiting(n, "bare"))),
         ]
         for n, _repeats in by_streams
     ]

@@ -99,7 +99,7 @@ class Bench:
         turnover_s = max(1.2 * self.seconds, 2 * max(node.ttft_ms) / 1000)
         turnover, *_ = self._node(Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s))
         cpus["bare_others"] = bare_cpus["others"]
-        return Repeat(streams, tokens, bare, node, turnover, cpus, {"engine": waits["engine"], **bare_waits})
+        return Repeat(streams, tokens, bare, node, turnover, cpus, {**waits, **bare_waits})
 
     def _bare(self, load: Load) -> tuple[Figures, dict[str, float], dict[str, float]]:
         pids = {"bare": self.bare.pid}

@@ -114,7 +114,7 @@ class Link:
             publication.payload,
             qos=min(publication.qos, self.limits.maximum_qos),
             retain=publication.retain and self.limits.retain,
-            properties=properties.properties if properties else None,
+            properties=properties,
         ).mid
         self._unflushed = True
         return mid
@@ -187,7 +187,7 @@ class Link:
                 will.payload,
                 qos=will.qos,
                 retain=will.retain,
-                properties=encode(will.properties, PacketTypes.WILLMESSAGE).properties if five else None,
+                properties=encode(will.properties, PacketTypes.WILLMESSAGE) if five else None,
             )
         if s.username is not None:
             client.username_pw_set(s.username, s.password)

@@ -14,26 +14,18 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "application/json"
 
 
-class Packed(PahoProperties):
+class Encoded(PahoProperties):
     """Properties that are put into bytes once: paho does it for every message, which costs as much as all the rest."""
 
     def __init__(self, properties: PahoProperties) -> None:
         super().__init__(properties.packetType)  # type: ignore[no-untyped-call]  # paho's properties have no types
         packed = properties.pack()  # type: ignore[no-untyped-call]
-        object.__setattr__(self, "_bytes", packed)  # paho's own __setattr__ takes names of properties only
+        object.__setattr__(self, "_packed", packed)  # paho's own __setattr__ takes names of properties only
 
     def pack(self) -> bytes:
         """What goes into the packet."""
-        packed: bytes = object.__getattribute__(self, "_bytes")
+        packed: bytes = object.__getattribute__(self, "_packed")
         return packed
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Properties as paho takes them, and their size in a packet, bytes."""
-
-    properties: PahoProperties
-    size: int
 
 
 def encode(properties: Properties, packet_type: int = PacketTypes.PUBLISH) -> Encoded:
@@ -45,8 +37,7 @@ def encode(properties: Properties, packet_type: int = PacketTypes.PUBLISH) -> En
         encoded.MessageExpiryInterval = properties.expiry_s
     if properties.correlation is not None:
         encoded.CorrelationData = properties.correlation
-    packed = Packed(encoded)
-    return Encoded(packed, len(packed.pack()))
+    return Encoded(encoded)
 
 
 def for_connect(receive_maximum: int, maximum_packet: int, session_expiry_s: int) -> PahoProperties:
@@ -92,6 +83,7 @@ class Limits:
 
 def packet_size(topic: str, payload: bytes, qos: int, properties: Encoded | None) -> int:
     """Bytes of a whole PUBLISH packet (MQTT 5.0, 3.3); `properties` is None in MQTT 3.1.1."""
-    remaining = 2 + len(topic.encode()) + (2 if qos else 0) + (properties.size if properties else 0) + len(payload)
+    packed = properties.pack() if properties else b""
+    remaining = 2 + len(topic.encode()) + (2 if qos else 0) + len(packed) + len(payload)
     length_bytes = 1 + (remaining > 127) + (remaining > 16_383) + (remaining > 2_097_151)
     return 1 + length_bytes + remaining

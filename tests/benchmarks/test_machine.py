@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_threads_that_have_no_processor_wait() -> None:
         time.sleep(1)
         waits = Cpu.now(pids).waits(before, seconds=time.monotonic() - started)
     assert sum(waits.values()) > 0.5
+
+
+def test_a_kernel_that_does_not_tell_who_waits_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "7" / "stat").write_text(f"7 (a b) S {' '.join(['0'] * 50)}\n")
+    monkeypatch.setattr("benchmarks.machine._PROC", tmp_path)
+    before = Cpu.now({"engine": 7})
+    assert before.of == {"engine": 0.0}
+    assert Cpu.now({"engine": 7}).waits(before, seconds=1.0) == {}
 
 
 def test_a_process_that_is_gone_is_an_error_and_no_zero() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -56,6 +57,12 @@ def test_it_is_told_how_many_threads_had_no_processor() -> None:
     told = outcome(repeat(90))
     assert "| 0.125 | 0.011 |" in shown(told)
     assert told.record()["Q4_1"]["repeats"][0]["waiting"] == {"engine": 0.125, "bare": 0.011}
+
+
+def test_where_the_kernel_does_not_tell_it_no_figure_is_made_up() -> None:
+    told = outcome(replace(repeat(90), waits={}))
+    assert "| - | - |" in shown(told)
+    assert told.record()["Q4_1"]["repeats"][0]["waiting"] == {}
 
 
 def test_programs_get_every_repeat_and_the_medians() -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from paho.mqtt.client import Client
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties as PahoProperties
 
 from edged.core.events import Properties, Publish, Published
-from edged.mqtt.happenings import Confirmed
+from edged.mqtt.happenings import Arrived, Confirmed, Ended
 from edged.mqtt.settings import Settings
 from edged.wire.errors import TopicError
+from tests.mqtt import packets
 from tests.mqtt.harness import Core
 from tests.mqtt.scripted import PATIENCE_S, ScriptedBroker, Session, polite
 
@@ -242,6 +244,39 @@ def test_what_was_confirmed_together_is_told_together() -> None:
             *range(8)
         ]
         assert core.inbox.empty()
+
+
+def test_what_was_confirmed_is_told_before_what_came_behind_it() -> None:
+    def script(session: Session) -> None:
+        session.accept()
+        publish, _ = session.read_publish(), session.read_publish()  # paho reads as many packets as it waits for
+        assert publish is not None
+        message = packets.packet(packets.PUBLISH, 0, b"\x00\x03in/\x00x")
+        session.send(session.codec.make_puback(publish.mid, 0) + message)
+        session.read_publish()
+
+    with ScriptedBroker(script) as broker, Core(broker) as core:
+        core.connect()
+        core.publish("t", token=1)
+        core.publish("t", token=2)
+        told = [core.inbox.get(timeout=PATIENCE_S) for _ in range(2)]
+    assert [type(happening) for happening in told] == [Confirmed, Arrived]
+
+
+def test_what_was_confirmed_is_told_although_paho_fails_behind_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ScriptedBroker(polite) as broker, Core(broker) as core:
+        core.connect()
+        read = Client.loop_read
+
+        def failing(client: Client) -> None:
+            read(client)
+            raise ValueError("what it cannot read")
+
+        monkeypatch.setattr(Client, "loop_read", failing)
+        core.publish("t", token=1)
+        told = [core.inbox.get(timeout=PATIENCE_S) for _ in range(2)]
+        monkeypatch.undo()
+    assert [type(happening) for happening in told] == [Confirmed, Ended]
 
 
 @pytest.mark.parametrize(
