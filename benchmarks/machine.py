@@ -94,9 +94,22 @@ def resident(pid: int) -> int:
     Raises:
         FileNotFoundError: the process is gone.
     """
-    for line in (_PROC / str(pid) / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Rss:"):
-            return int(line.split()[1]) * 1024
+    return _kib(pid, "smaps_rollup", "Rss:") * 1024
+
+
+def most_resident(pid: int) -> int:
+    """Bytes of memory that a process has had at most, pages of mapped files included.
+
+    Raises:
+        FileNotFoundError: the process is gone.
+    """
+    return _kib(pid, "status", "VmHWM:") * 1024
+
+
+def _kib(pid: int, file: str, name: str) -> int:
+    for line in (_PROC / str(pid) / file).read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1])
     raise FileNotFoundError(f"process {pid} has no memory any more: it has just ended")
 
 

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from benchmarks.client import Client, client
 from benchmarks.figures import BenchmarkError, Spread
 from benchmarks.load import Load, numbers
+from benchmarks.machine import most_resident, resident
 from benchmarks.node import node
 from benchmarks.outcome import Outcome, Table, Verdict
 from benchmarks.scene import Form, Scene
@@ -23,6 +24,7 @@ _STREAMS, _LONG = 4, 1500
 #: Cells for four streams and the prompt, so that nobody is sent away for want of room.
 _CONTEXT = 8192
 _GAP_RATIO, _PREFILL_RATIO = 2.5, 1.6
+_MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Case:
         prefill_ms: of the long prompt beside the streams.
         alone_ms: of such a prompt alone.
         ttft_ms: of the long prompt beside the streams, as the consumer sees it.
+        memory: the engine's, resident, when the long prompt comes, at most, and at the end. Bytes.
     """
 
     prompt_tokens: int
@@ -45,6 +48,7 @@ class Case:
     prefill_ms: float
     alone_ms: float
     ttft_ms: float
+    memory: tuple[int, int, int]
 
     @property
     def gap_ratio(self) -> float:
@@ -82,7 +86,12 @@ class Mixed(Outcome):
                     ]
                     for name, one in self.forms.items()
                 ],
-            )
+            ),
+            Table(
+                "Resident memory of the engine, MiB",
+                ["file", "when the prompt comes", "at most", "at the end"],
+                [[name, *(f"{size / _MIB:.0f}" for size in one.memory)] for name, one in self.forms.items()],
+            ),
         ]
 
     def verdicts(self) -> list[Verdict]:
@@ -126,15 +135,17 @@ def _measure(scene: Scene, form: Form) -> Case:
         long = Load(1, 1, 1, numbers=numbers(_LONG))
         alone = me.ask(long.prompt(0), 2)
         me.finish([alone])
-        return _together(me, long.prompt(1), alone.final["metrics"]["prefill_time_ms"], scene.seconds)
+        alone_ms = alone.final["metrics"]["prefill_time_ms"]
+        return _together(me, served.pids["engine"], long.prompt(1), alone_ms, scene.seconds)
 
 
-def _together(me: Client, prompt: str, alone_ms: float, seconds: float) -> Case:
+def _together(me: Client, engine: int, prompt: str, alone_ms: float, seconds: float) -> Case:
     room = min(4096, (_CONTEXT - _LONG) // _STREAMS - 128)
     running = [me.ask(Load(1, 1, 2).prompt(stream), room) for stream in range(_STREAMS)]
     me.until(lambda: all(one.chunks for one in running), "the first token of every stream")
     begun = time.monotonic()
     me.within(lambda: False, seconds)
+    memory_before = resident(engine)
     late = me.ask(prompt, 2)
     me.until(lambda: bool(late.chunks or late.final), "the long prompt's first token", patience_s=300)
     ended = time.monotonic()
@@ -156,4 +167,5 @@ def _together(me: Client, prompt: str, alone_ms: float, seconds: float) -> Case:
         prefill_ms=metrics["prefill_time_ms"],
         alone_ms=alone_ms,
         ttft_ms=late.ttft_ms,
+        memory=(memory_before, most_resident(engine), resident(engine)),
     )

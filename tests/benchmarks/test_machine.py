@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.machine import Cpu, await_quiet, descendants, description, resident
+from benchmarks.machine import Cpu, await_quiet, descendants, description, most_resident, resident
 
 
 def test_time_that_a_process_used_is_its_own() -> None:
@@ -70,6 +70,14 @@ def test_memory_of_a_process_is_what_is_resident() -> None:
     before = resident(os.getpid())
     kept = bytearray(os.urandom(1) * (32 * 2**20))
     assert resident(os.getpid()) - before == pytest.approx(len(kept), rel=0.1)
+
+
+def test_the_most_memory_that_a_process_had_is_remembered() -> None:
+    kept = bytearray(os.urandom(1) * (32 * 2**20))
+    most = resident(os.getpid())
+    del kept
+    assert resident(os.getpid()) < most - 16 * 2**20
+    assert most_resident(os.getpid()) >= most
 
 
 def test_children_of_children_are_found() -> None:

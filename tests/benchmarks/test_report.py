@@ -19,13 +19,16 @@ from tests.benchmarks.test_rates import outcome as throughput_outcome
 from tests.benchmarks.test_rates import repeat
 
 MIB = 2**20
+MEMORY = (250 * MIB, 300 * MIB, 252 * MIB)
 
 #: One of each scenario, with figures that are as asked.
 GOOD: dict[str, Outcome] = {
     "throughput": throughput_outcome(repeat(95), repeat(96, streams=8), repeat(97, streams=16)),
     "overhead": overhead.Overhead({1: overhead.Steps([10.0, 10.0], [0.2, 0.4]), 8: overhead.Steps([40.0], [1.0])}),
     "ttft": ttft.Ttft(65, [112.0, 114.0], [100.0, 101.0], 527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
-    "mixed": mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0)}),
+    "mixed": mixed.Mixed(
+        {"Q4_1": mixed.Case(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0, MEMORY)}
+    ),
     "cancel": cancel.CancelLatency([40.0, 90.0], [251, 300], 1997, 4),
     "memory": memory.Memory(
         90 * MIB, 80 * MIB, 50 * MIB, 240 * MIB, 60.0, {"engine": 0.001, "daemon": 0.002, "broker": 0.001}
@@ -65,7 +68,7 @@ def test_every_row_is_as_long_as_its_head(name: str) -> None:
         (overhead.Overhead({1: overhead.Steps([10.0], [0.6])}), 1),
         (journal.Cost([95.0], [100.0], 1000.0, 25.0), 2),
         (ttft.Ttft(65, [120.0], [100.0], 527, [1000.0], [300.0], [0]), 2),
-        (mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0)}), 2),
+        (mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)}), 2),
         (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),
         (memory.Memory(90 * MIB, 80 * MIB, MIB, 251 * MIB, 60.0, {"engine": 0.004, "daemon": 0.002, "broker": 0.0}), 2),
         (soak.Soak(200, 20, ["lost"], 10.0, {}, {}), 1),

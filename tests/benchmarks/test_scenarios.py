@@ -61,6 +61,8 @@ def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert case.while_ms
     assert len(case.node_max_itl_ms) == 2
     assert case.alone_ms > 0
+    before, most, after = case.memory
+    assert 100 * 2**20 < before <= most >= after
 
 
 def test_cancel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
