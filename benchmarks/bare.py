@@ -50,7 +50,7 @@ class Loop:
         self._model = Model(protocol.Load(**setup.load), on_progress=lambda _fraction: None, log=log)
         self._template = ChatTemplate(self._model.chat_template, self._model.vocabulary)
         self._sampling = setup.sampling
-        self._batch = Batch(self._model.batch)
+        self._batch = Batch(self._model.context.batch)
 
     def run(self, load: Load) -> BareRun:
         """Compute all prompts in full batches, then a token of every sequence in each step, past any end of text."""
@@ -64,7 +64,7 @@ class Loop:
             marks.append(time.monotonic())
         for sequence in sequences:
             sequence.sampler.close()
-            self._model.drop(sequence.slot)
+            self._model.context.drop(sequence.slot)
         return BareRun(started, marks, sum(map(len, prompts)))
 
     def _sampler(self, seed: int) -> Sampler:
@@ -96,9 +96,9 @@ class Loop:
 
     def _compute(self, outputs: list[tuple[_Sequence, int]]) -> None:
         """Decode the batch, sample where there are logits, and begin a new batch."""
-        self._model.decode(self._batch.raw)
+        self._model.context.decode(self._batch.raw)
         for sequence, index in outputs:
-            sequence.token = sequence.sampler.sample(self._model.context_pointer, index)
+            sequence.token = sequence.sampler.sample(self._model.context.pointer, index)
         outputs.clear()
         self._batch.clear()
 

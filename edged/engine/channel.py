@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 
 from edged.engine.protocol import Decoder, Order, Report, encode
@@ -20,6 +21,10 @@ class Channel:
     def send(self, report: Report) -> None:
         """Hand a report over; waits while the daemon does not read."""
         self._socket.sendall(encode(report))
+
+    def wait(self, event: int) -> None:
+        """Wait until an order comes, or until there is something to read at another file descriptor."""
+        select.select([self._socket.fileno(), event], [], [])
 
     def orders(self, *, wait: bool) -> list[Order] | None:
         """The orders that have come; None when the daemon is gone. With `wait`, at least one."""

@@ -71,6 +71,12 @@ def room() -> Room | None:
     return min(rooms, key=lambda one: one.available, default=None)
 
 
+def fits(size: int) -> bool:
+    """Whether so many bytes more can be had now, with some left for everything else; True where nobody knows."""
+    there = room()
+    return there is None or size + _MARGIN <= there.available
+
+
 def _machine() -> int | None:
     """MemAvailable of /proc/meminfo, bytes; None where it is hidden (ProcSubset=pid in systemd)."""
     try:

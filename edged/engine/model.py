@@ -4,34 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from dataclasses import replace
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
 
 import llama_cpp as llama
 
+from edged.engine.context import Context, Shape
 from edged.engine.cores import usable_cores
 from edged.engine.protocol import Load
 
 #: Most tokens in one `llama_decode`; a prompt longer than this is prefilled in several steps.
 BATCH_TOKENS = 512
-_FLASH_ATTENTION = {
-    "auto": llama.LLAMA_FLASH_ATTN_TYPE_AUTO,
-    "on": llama.LLAMA_FLASH_ATTN_TYPE_ENABLED,
-    "off": llama.LLAMA_FLASH_ATTN_TYPE_DISABLED,
-}
-_KV_TYPES = {"f16": llama.GGML_TYPE_F16, "q8_0": llama.GGML_TYPE_Q8_0}
-
 #: llama.cpp's ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before.
 _LOG_LEVELS = {1: "debug", 2: "debug", 3: "warning", 4: "error"}
 _LOG_CONTINUES = 5
 
 
-#: What `llama_decode` returns when the KV cache has no room for the batch; then nothing has changed.
-NO_ROOM = 1
-#: What it returns when it was aborted; what was computed of the batch is to be taken back.
-ABORTED = 2
 #: Sequence ids that keep cached prefixes, at least; each makes some buffers larger.
 _CACHED = 16
 #: llama.cpp has no more (LLAMA_MAX_SEQ).
@@ -50,18 +41,6 @@ class ModelError(RuntimeError):
         self.error = error
 
 
-class DecodeError(RuntimeError):
-    """`llama_decode` failed.
-
-    Attributes:
-        code: `NO_ROOM`, `ABORTED`, -1 invalid batch, below -1 fatal.
-    """
-
-    def __init__(self, code: int) -> None:
-        super().__init__(f"llama_decode returned {code}")
-        self.code = code
-
-
 class LogTap:
     """Hands llama.cpp's log on, line by line; has to live as long as llama.cpp may write.
 
@@ -75,6 +54,7 @@ class LogTap:
     def __init__(self, sink: Callable[[str, str], None], muted: Callable[[], bool] = lambda: False) -> None:
         self._sink = sink
         self._muted = muted
+        self._muted_threads: set[int] = set()
         self._level = "debug"
         self.complaints: list[str] = []
         self._callback = llama.llama_log_callback(self._line)
@@ -85,7 +65,19 @@ class LogTap:
         """What llama.cpp has complained of last, for a sentence about what it did not do."""
         return "; ".join(self.complaints) or "llama.cpp gave no reason"
 
+    @contextmanager
+    def muted_here(self) -> Iterator[None]:
+        """Pass over what is written in this thread: the sink is called in none but the others."""
+        me = threading.get_ident()
+        self._muted_threads.add(me)
+        try:
+            yield
+        finally:
+            self._muted_threads.discard(me)
+
     def _line(self, level: int, text: bytes, _user_data: ctypes.c_void_p) -> None:
+        if threading.get_ident() in self._muted_threads:
+            return
         if level != _LOG_CONTINUES:
             self._level = _LOG_LEVELS.get(level, "debug")
         line = text.decode("utf-8", errors="replace").strip()
@@ -186,19 +178,19 @@ class Vocabulary:
 
 
 class Model:
-    """A model and one context for it, whose unified KV cache all sequences share.
+    """A model and the context that its requests share.
 
     Args:
         load: what to load, and how. Its context is cut to what the model was trained for.
         on_progress: called while loading with the fraction that is done.
         log: of llama.cpp.
-        abort_flag: address of a C string; `decode` is aborted as soon as it has one character and not none, where the
-            model's cache allows that.
+        abort_flag: address of a C string; `context.decode` is aborted as soon as it has one character and not none,
+            where the model's cache allows that.
 
     Attributes:
-        context: cells of the KV cache, tokens.
-        batch: most tokens in one `decode`; no more than the context that was asked for.
-        sequences: llama.cpp's sequence ids: the first `parallel` for those that run, the rest for cached prefixes.
+        context: what computes its requests; its batch is no longer than the context that was asked for.
+        sequences: ids in `context`: the first `parallel` for those that run, the rest for cached prefixes.
+        threads: CPU threads.
 
     Raises:
         ModelError: the file cannot be loaded, or there is no memory for the context.
@@ -215,43 +207,48 @@ class Model:
         pointer = self._pointer = open_file(
             Path(load.path), gpu_layers=load.gpu_layers, on_progress=on_progress, log=log
         )
+        self._load = load
+        self._log = log
         vocab = llama.llama_model_get_vocab(pointer)
         self.vocabulary = Vocabulary(vocab)
         self.parallel = load.parallel
         self.threads = load.threads or usable_cores()
         self.ubatch = min(load.ubatch, load.context)
         cached = max(_CACHED, load.parallel) if load.prefix_cache and self._shares else 0
-        self.sequences = max(load.parallel, min(_MOST_SEQUENCES, load.parallel + cached))
+        self.sequences = max(load.parallel, min(_MOST_SEQUENCES - 1, load.parallel + cached))
         trained = llama.llama_model_n_ctx_train(pointer) or load.context
-        self._context = self._new_context(replace(load, context=min(load.context, trained)), log)
-        self.context: int = llama.llama_n_ctx(self._context)
-        self.batch: int = llama.llama_n_batch(self._context)
-        self._memory = llama.llama_get_memory(self._context)
-        if abort_flag is not None and self._shares:
-            # Only where what a step has computed can be taken back: other caches have let go of what was before it.
-            # Called for every node of the graph: strlen is as good as a callback of ours, and needs no GIL.
-            self._abort = ctypes.cast(ctypes.CDLL(None).strlen, llama.ggml_abort_callback)
-            llama.llama_set_abort_callback(self._context, self._abort, ctypes.c_void_p(abort_flag))
+        shape = Shape(min(load.context, trained), self.sequences, BATCH_TOKENS, load.ubatch, self.allows_aside)
+        # Only where what a step has computed can be taken back: other caches have let go of what was before it.
+        self.context = self._open(shape, threads=self.threads, abort_flag=abort_flag if self._shares else None)
 
-    def _new_context(self, load: Load, log: LogTap) -> int:
-        params = llama.llama_context_default_params()
-        params.n_ctx = load.context
-        params.n_batch = BATCH_TOKENS
-        params.n_ubatch = load.ubatch
-        params.n_seq_max = params.n_outputs_max = self.sequences
-        params.n_threads = params.n_threads_batch = self.threads
-        params.type_k = params.type_v = _KV_TYPES[load.kv_type]
-        params.flash_attn_type = _FLASH_ATTENTION[load.flash_attention]
-        params.kv_unified = True
-        params.no_perf = True
-        context = llama.llama_init_from_model(self._pointer, params)
-        if not context:
+    @property
+    def allows_aside(self) -> bool:
+        """Whether a prompt can be computed beside the others, in a context and with threads of its own.
+
+        Its cells have to be such that can be moved, and the processor's threads what computes.
+        """
+        return self._shares and self.sequences < _MOST_SEQUENCES and self.threads > 1 and not offloads(self._load)
+
+    def open_aside(self, *, cells: int, batch: int, threads: int, abort_flag: int) -> Context:
+        """A further context, for one sequence, which may be made and used in another thread.
+
+        Raises:
+            ModelError: there is no memory for it.
+        """
+        return self._open(Shape(cells, 1, batch, batch, carries=True), threads=threads, abort_flag=abort_flag)
+
+    def quietly(self) -> AbstractContextManager[None]:
+        """Pass over what llama.cpp logs in this thread."""
+        return self._log.muted_here()
+
+    def _open(self, shape: Shape, *, threads: int, abort_flag: int | None) -> Context:
+        try:
+            return Context(self._pointer, self._load, shape, threads=threads, abort_flag=abort_flag)
+        except MemoryError as error:
             raise ModelError(
-                f"no context of {load.context} tokens for {Path(load.path).name!r}: {log.why}; "
-                "a smaller `context` needs less memory",
+                f"{error} for {Path(self._load.path).name!r}: {self._log.why}; a smaller `context` needs less memory",
                 "out_of_memory",
-            )
-        return int(context)
+            ) from None
 
     @property
     def _shares(self) -> bool:
@@ -262,11 +259,6 @@ class Model:
         pointer = self._pointer
         stateful = llama.llama_model_is_recurrent(pointer) or llama.llama_model_is_hybrid(pointer)
         return not stateful and not llama.llama_model_n_swa(pointer)
-
-    @property
-    def context_pointer(self) -> int:
-        """llama.cpp's `llama_context`, for the samplers."""
-        return self._context
 
     @property
     def parameters(self) -> int:
@@ -285,29 +277,7 @@ class Model:
         raw: bytes | None = llama.llama_model_chat_template(self._pointer, None)
         return raw.decode("utf-8", errors="replace") if raw else None
 
-    def decode(self, batch: llama.llama_batch) -> None:
-        """Compute a batch.
-
-        Raises:
-            DecodeError: it did not work; with `NO_ROOM` nothing has changed.
-        """
-        code: int = llama.llama_decode(self._context, batch)
-        if code:
-            raise DecodeError(code)
-
-    def copy(self, source: int, target: int, start: int, end: int) -> None:
-        """Let the target own the source's cells of positions `start` to `end` (exclusive) as well."""
-        llama.llama_memory_seq_cp(self._memory, source, target, start, end)
-
-    def drop(self, sequence: int, start: int = 0, end: int | None = None) -> bool:
-        """Take away a sequence's cells of positions `start` to `end` (exclusive; None = all that follow).
-
-        Returns:
-            False where this model's cache can only be dropped whole, and nothing was done.
-        """
-        return bool(llama.llama_memory_seq_rm(self._memory, sequence, start, -1 if end is None else end))
-
     def close(self) -> None:
         """Free the context and the model."""
-        llama.llama_free(self._context)
+        self.context.close()
         llama.llama_model_free(self._pointer)

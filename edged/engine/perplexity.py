@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.engine.batch import Batch
-from edged.engine.model import DecodeError, LogTap, ModelError, Vocabulary, open_file
+from edged.engine.context import DecodeError
+from edged.engine.model import LogTap, ModelError, Vocabulary, open_file
 
 #: Tokens of a window.
 WINDOW = 256

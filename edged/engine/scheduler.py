@@ -24,6 +24,8 @@ _FIRST_PREFILL = 16
 _RESERVE = 32
 #: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
 _PREFILL_STEP_S = 0.2
+#: A prompt with more tokens than that before it is worth a context of its own.
+_LONG = 128
 _AGE = attrgetter("number")
 #: Where one decode step alone is near the target or over it, prefill may still make it so many times as long.
 _LEAST_STRETCH = 2.0
@@ -83,8 +85,12 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing to do, as long as nobody comes and nobody who is held is released."""
-        return all(s.is_held for s in (*self._running, *self._waiting))
+        """Nothing to do, as long as nobody comes, is released, or comes back from where it is computed aside.
+
+        As of the last plan: those who wait have found no place in it beside one that is aside.
+        """
+        waiting = () if any(s.is_aside for s in self._running) else self._waiting
+        return all(s.is_resting for s in (*self._running, *waiting))
 
     @property
     def running(self) -> list[Sequence]:
@@ -136,6 +142,30 @@ class Scheduler:
     def make_room(self) -> bool:
         """Free some cells, although there should be enough; whether that was possible."""
         return bool(self._cache.evict(self._batch)) or self.preempt()
+
+    def worth_aside(self) -> Sequence | None:
+        """The prompt that should be computed aside, in another context, while others decode here.
+
+        It is the one that came first, where it is long, and where the steps cannot take a whole physical batch of it
+        along: llama.cpp computes fewer tokens at a much higher price for each.
+        """
+        decoding = len(self._decoding())
+        if not decoding or self._prefill_budget(decoding) >= self._ubatch:
+            return None
+        return next((s for s in self._prefilling() if s.pending > _LONG and not s.stays), None)
+
+    def make_way(self, piece: Slice) -> bool:
+        """Make room for tokens that were computed aside; False where there is none, or their own sequence had to go."""
+        while (over := self._used() + piece.count - self._cells) > 0:
+            if not self._cache.evict(over) and not self.preempt():
+                return False
+        self._reach = self._cells + over
+        return piece.sequence.is_aside
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether there are sequences that wait for nothing but their next token."""
+        return bool(self._decoding())
 
     def preempt(self) -> bool:
         """Send a running sequence back to wait: the youngest of those that are held, or else the youngest of all.
@@ -219,10 +249,9 @@ class Scheduler:
         sequence.pristine[: node.end] = node.path_pristine  # where it took cells over
 
     def _slices(self) -> list[Slice]:
-        active = [s for s in self._running if not s.is_held]
-        slices = [Slice(s, 1) for s in active if s.is_decoding]
-        prefilling = [s for s in active if s.pending > 1]
-        budget = self._prefill_budget(len(slices)) if prefilling else 0
+        slices = [Slice(s, 1) for s in self._decoding()]
+        prefilling = self._prefilling()
+        budget = self._prefill_budget(len(slices)) if prefilling and not (slices and self.costs.is_blurred) else 0
         # Half of it for the one that came first, so that nobody waits for ever; the rest for whoever has least left,
         # so that short prompts are not stuck behind long ones.
         counts = {}
@@ -238,6 +267,12 @@ class Scheduler:
         # Recurrent models are computed together only where their ids rise without a gap.
         return sorted(slices, key=lambda piece: piece.sequence.slot)
 
+    def _decoding(self) -> list[Sequence]:
+        return [s for s in self._running if s.is_decoding and not s.is_resting]
+
+    def _prefilling(self) -> list[Sequence]:
+        return [s for s in self._running if s.pending > 1 and not s.is_resting]
+
     def _prefill_budget(self, decoding: int) -> int:
         room = self._batch - decoding
         prefill_s = self.costs.prefill_s
@@ -247,8 +282,6 @@ class Scheduler:
             return max(self._ubatch, min(room, affordable) // self._ubatch * self._ubatch)
         if not prefill_s:
             return min(room, _FIRST_PREFILL)
-        if self.costs.is_blurred:
-            return 0
         decode_s = self.costs.decode_s(decoding)
         target = max(self._itl_target_s, _LEAST_STRETCH * decode_s)
         return min(room, max(1, int((target - decode_s) / prefill_s)))

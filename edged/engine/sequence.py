@@ -112,6 +112,8 @@ class Sequence:
         is_silent: none of its text was given out yet.
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
         pristine: how each computed token was computed; see `edged.engine.prefix.Node`.
+        is_aside: its prompt is being computed in another context: it is in no step until that has ended.
+        stays: it is not computed aside, for that could not be done.
         is_alone: nothing else has had cells since it began, but for what it took over, in their first cells.
     """
 
@@ -140,6 +142,8 @@ class Sequence:
     is_silent: bool = True
     pristine: bytearray = field(default_factory=bytearray)
     is_alone: bool = False
+    is_aside: bool = False
+    stays: bool = False
     timing: Timing = field(default_factory=Timing)
 
     def __post_init__(self) -> None:
@@ -154,13 +158,18 @@ class Sequence:
         """It has no cells any more, and waits."""
         self.slot, self.computed, self.state = -1, 0, State.WAITING
         self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
-        self.is_alone = False
+        self.is_alone = self.is_aside = False
         self.pristine.clear()
 
     @property
     def is_held(self) -> bool:
         """Nothing is to be computed for it for now."""
         return self.timing.held_at is not None
+
+    @property
+    def is_resting(self) -> bool:
+        """It is in no step for now: it is held, or computed aside."""
+        return self.is_held or self.is_aside
 
     @property
     def pending(self) -> int:

@@ -20,8 +20,9 @@ import llama_cpp as llama
 
 from edged.engine.batch import Batch
 from edged.engine.child import belong_to_parent
+from edged.engine.context import DecodeError
 from edged.engine.cores import usable_cores
-from edged.engine.model import DecodeError, LogTap, Model, ModelError
+from edged.engine.model import LogTap, Model, ModelError
 from edged.engine.perplexity import perplexity
 from edged.engine.protocol import Load
 from edged.engine.requantise import RequantiseError, requantise, types
@@ -53,7 +54,7 @@ class _Track:
 
     def __init__(self, model: Model, text: str) -> None:
         self._model = model
-        self._batch = Batch(model.batch)
+        self._batch = Batch(model.context.batch)
         self._tokens = model.vocabulary.tokenize(text) or [0]
         self._reached: dict[int, int] = {}
 
@@ -80,7 +81,7 @@ class _Track:
     def forget(self, *sequences: int) -> None:
         """Begin these anew."""
         for sequence in sequences:
-            self._model.drop(sequence)
+            self._model.context.drop(sequence)
             self._reached.pop(sequence, None)
 
     def close(self) -> None:
@@ -96,8 +97,8 @@ class _Track:
         self._reached[sequence] = position + count
 
     def _compute(self) -> None:
-        self._model.decode(self._batch.raw)
-        llama.llama_synchronize(self._model.context_pointer)
+        self._model.context.decode(self._batch.raw)
+        llama.llama_synchronize(self._model.context.pointer)
 
 
 def speed(load: Load, work: Work, tell: Tell) -> dict[str, Any]:
@@ -115,11 +116,11 @@ def speed(load: Load, work: Work, tell: Tell) -> dict[str, Any]:
     model = Model(load, on_progress=_in_tenths(tell), log=log)
     track = _Track(model, work.text)
     # in a small context everything gets shorter
-    streams = max(1, min(work.streams, model.parallel, model.context // 8))
-    share = model.context // streams
+    streams = max(1, min(work.streams, model.parallel, model.context.cells // 8))
+    share = model.context.cells // streams
     steps = max(1, min(work.steps, share // 3))
     depth = max(1, min(work.depth, share - 2 * steps))
-    prompt = min(work.prompt, model.context)
+    prompt = min(work.prompt, model.context.cells)
     track.read(0, 1)  # the first use of the weights may have to read them from the disk
     track.forget(0)
     tell("warm")

@@ -14,9 +14,11 @@ from pathlib import Path
 from edged.engine.batch import Batch
 from edged.engine.channel import Channel
 from edged.engine.child import belong_to_parent
+from edged.engine.context import ABORTED, NO_ROOM, DecodeError
 from edged.engine.files import digest
 from edged.engine.memory import shortage
-from edged.engine.model import ABORTED, NO_ROOM, DecodeError, LogTap, Model, ModelError, offloads
+from edged.engine.model import LogTap, Model, ModelError, offloads
+from edged.engine.prefiller import Prefiller
 from edged.engine.prefix import PrefixCache
 from edged.engine.protocol import Cancel, Failed, Finished, Generate, Hold, Load, Loading, Note, Order, Ready, Release
 from edged.engine.pulse import Pulse
@@ -41,15 +43,22 @@ class Worker:
         self._model = model
         self._pulse = pulse
         self._template = ChatTemplate(model.chat_template, model.vocabulary)
-        self._batch = Batch(model.batch)
+        self._context = model.context
+        self._batch = Batch(self._context.batch)
         self._scheduler = Scheduler(
-            model,
-            PrefixCache(model, range(model.parallel, model.sequences), model.context),
-            cells=model.context,
+            self._context,
+            PrefixCache(self._context, range(model.parallel, model.sequences), self._context.cells),
+            cells=self._context.cells,
             slots=model.parallel,
-            batch=model.batch,
+            batch=self._context.batch,
             ubatch=model.ubatch,
             itl_target_s=load.itl_target_ms / 1000,
+        )
+        self._prefiller = Prefiller(
+            model,
+            self._scheduler,
+            on_block=self._advance,
+            on_trouble=lambda sentence: channel.send(Note("warning", sentence)),
         )
         self._unsent = Unsent(load.hold_ms / 1000)
         self._step_s = 0.0
@@ -61,28 +70,43 @@ class Worker:
             DecodeError: the model cannot be computed.
         """
         size = self._model.vocabulary.size
-        for tokens in ([n % size for n in range(min(_TRIAL_TOKENS, self._model.context // 2))], [0], [0]):
+        for tokens in ([n % size for n in range(min(_TRIAL_TOKENS, self._context.cells // 2))], [0], [0]):
             self._batch.clear()
             self._batch.add(tokens, 0, 0, logits=True)
             seconds = self._compute(None)
             decoding = int(len(tokens) == 1)
             self._scheduler.costs.learn(decoding=decoding, prefill=len(tokens) - decoding, seconds=seconds)
-            self._model.drop(0)
+            self._prefiller.weigh(0, len(tokens))
+            self._context.drop(0)
 
     def run(self) -> None:
         """Serve until the daemon closes the socket."""
-        while True:
-            self._pulse.calm()
-            orders = self._channel.orders(wait=self._scheduler.idle)
-            if orders is None:
-                return
-            for order in orders:
-                self._obey(order)
-            if slices := self._scheduler.plan():
-                self._step(slices)
-            now = time.monotonic()
-            if self._unsent.due(now, 0.0 if self._scheduler.idle else self._step_s):
-                self._channel.send(self._unsent.take(now))
+        try:
+            while True:
+                self._prefiller.tend()  # right before waiting, for what it computes aside may wait for this, too
+                orders = self._orders()
+                if orders is None:
+                    return
+                for order in orders:
+                    self._obey(order)
+                if slices := self._scheduler.plan():
+                    self._step(slices)
+                now = time.monotonic()
+                if self._unsent.due(now, 0.0 if self._scheduler.idle else self._step_s):
+                    self._channel.send(self._unsent.take(now))
+        finally:
+            self._prefiller.close()
+
+    def _orders(self) -> list[Order] | None:
+        """The orders that have come; waits where there is nothing else to do. None when the daemon is gone."""
+        self._pulse.calm()
+        event = self._prefiller.event(time.monotonic())
+        if event is None:
+            return self._channel.orders(wait=self._scheduler.idle)
+        self._pulse.begin(self._prefiller.expected_s)
+        self._channel.wait(event)
+        self._pulse.end()
+        return self._channel.orders(wait=False)
 
     def _obey(self, order: Order) -> None:
         if isinstance(order, Load):  # there is one model, and it is loaded
@@ -107,7 +131,7 @@ class Worker:
         except PromptError as error:
             self._refuse(order, "bad_request", str(error))
             return
-        limit = self._model.context
+        limit = self._context.cells
         if not tokens:
             self._refuse(order, "bad_request", "the prompt has no tokens: send some text")
             return
@@ -171,10 +195,12 @@ class Worker:
         except DecodeError as error:
             self._survive(slices, error)
             return
-        sampled = [(s, s.sampler.sample(self._model.context_pointer, index)) for s, index in outputs]
+        sampled = [(s, s.sampler.sample(self._context.pointer, index)) for s, index in outputs]
         now = time.monotonic()
         for piece in slices:
-            self._advance(piece, started)
+            if piece.sequence.timing.first_step is None:
+                piece.sequence.timing.first_step = started
+            self._advance(piece)
         for sequence, token in sampled:
             sequence.timing.token(now, len(sampled))
             self._accept(sequence, token)
@@ -198,16 +224,14 @@ class Worker:
         started = time.monotonic()
         self._pulse.begin(expected_s)
         try:
-            self._model.decode(self._batch.raw)
+            self._context.decode(self._batch.raw)
         finally:
             self._pulse.end()
         return time.monotonic() - started
 
-    def _advance(self, piece: Slice, started: float) -> None:
+    def _advance(self, piece: Slice) -> None:
         sequence = piece.sequence
         self._scheduler.advance(piece)
-        if sequence.timing.first_step is None:
-            sequence.timing.first_step = started
         done = min(sequence.computed, sequence.prompt_tokens)
         if sequence.wants_progress and done > sequence.reached:
             self._unsent.progress(sequence.uid, done, sequence.prompt_tokens)
@@ -297,7 +321,7 @@ def serve(channel: Channel, pulse: Pulse) -> int:
         return 1
     channel.send(
         Ready(
-            context=model.context,
+            context=model.context.cells,
             parallel=model.parallel,
             threads=model.threads,
             parameters=model.parameters,

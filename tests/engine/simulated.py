@@ -6,10 +6,22 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from edged.engine.costs import Costs
 from edged.engine.prefix import PrefixCache
 from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence, State
 from edged.engine.text import TextStream
+
+
+class Priced(Costs):
+    """A token of prefill costs so much, whatever the clock says: the same steps are planned every time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prefill_s = 1e-4
+
+    def learn(self, *, decoding: int, prefill: int, seconds: float) -> None:
+        pass
 
 
 class NoSampler:
@@ -160,7 +172,7 @@ class Machine:
 
     def step(self) -> Step | None:
         """One turn of the worker's loop; None when there was nothing to do."""
-        decoding = [s for s in self.scheduler.running if s.is_decoding and not s.is_held]
+        decoding = [s for s in self.scheduler.running if s.is_decoding and not s.is_resting]
         slices = self.scheduler.plan()
         if not slices:
             return None
@@ -193,6 +205,15 @@ class Machine:
         self.run()
         return one
 
+    def come_back(self, one: Sequence, count: int) -> None:
+        """So many tokens, but never the last, come back from where a sequence is computed aside."""
+        piece = Slice(one, min(count, one.pending - 1))
+        if self.scheduler.make_way(piece):
+            assert self.kv.used + piece.count <= self.cells
+            self._compute(piece, alone=False)
+        else:
+            one.is_aside = False
+
     def finish(self, sequence: Sequence, reason: str) -> None:
         """End a sequence, as the worker does for whatever reason."""
         self.scheduler.remove(sequence)
@@ -200,7 +221,7 @@ class Machine:
 
     def _check(self, slices: list[Slice], decoding: list[Sequence]) -> None:
         assert sum(s.count for s in slices) <= self.batch
-        assert all(s.count >= 1 and not s.sequence.is_held for s in slices)
+        assert all(s.count >= 1 and not s.sequence.is_resting for s in slices)
         assert len({s.sequence.uid for s in slices}) == len(slices)
         assert len({s.sequence.slot for s in slices}) == len(slices) <= self.slots
         assert all(0 <= s.sequence.slot < self.slots and s.sequence.state is State.RUNNING for s in slices)

@@ -84,6 +84,21 @@ class Requests(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self.one_of(data, self.held()).timing.release(0.0)
 
+    @rule(data=st.data())
+    @precondition(lambda self: self.prefilling())
+    def go_aside(self, data: st.DataObject) -> None:
+        self.one_of(data, self.prefilling()).is_aside = True
+
+    @rule(data=st.data(), count=st.integers(1, 100), ends=st.booleans())
+    @precondition(lambda self: self.aside())
+    def what_was_computed_aside_comes_back(self, data: st.DataObject, count: int, *, ends: bool) -> None:
+        one = self.one_of(data, self.aside())
+        computed = one.computed
+        self.machine.come_back(one, count)
+        assert one.computed in (computed + count, len(one.tokens) - 1, 0), "all of it, or it had to make way"
+        if ends or one.pending == 1:
+            one.is_aside = False
+
     @rule(steps=st.integers(1, 12))
     def step(self, steps: int) -> None:
         for _ in range(steps):
@@ -108,17 +123,28 @@ class Requests(RuleBasedStateMachine):
         found = [self.machine.scheduler.find(uid) for uid in self.open()]
         return [one.uid for one in found if one is not None and one.is_held]
 
+    def prefilling(self) -> list[int]:
+        """Those that may go aside: never one that is alone, for then nobody decodes."""
+        running = self.machine.scheduler.running
+        return [one.uid for one in running if one.pending > 1 and not one.is_resting and not one.is_alone]
+
+    def aside(self) -> list[int]:
+        return [one.uid for one in self.machine.scheduler.running if one.is_aside]
+
     def one_of(self, data: st.DataObject, uids: list[int]) -> Sequence:
         one = self.machine.scheduler.find(data.draw(st.sampled_from(uids)))
         assert one is not None
         return one
 
     def oldest_goes_on(self) -> None:
-        running = [one for one in self.machine.scheduler.running if not one.is_held]
+        running = [one for one in self.machine.scheduler.running if not one.is_resting]
         held = [(one, len(one.tokens)) for uid in self.held() if (one := self.machine.scheduler.find(uid)) is not None]
         idle = self.machine.scheduler.idle
         step = self.machine.step()
-        assert (step is None) == idle
+        if self.aside():
+            assert step is not None or idle
+        else:
+            assert (step is None) == idle
         if running and step is not None:
             assert running[0].uid in {*step.decoded, *step.prefilled}, "the oldest always has its turn"
         assert all(len(one.tokens) == before for one, before in held), "nothing is said for one that is held"
@@ -130,12 +156,16 @@ class Requests(RuleBasedStateMachine):
         assert [one.number for one in running] == sorted(one.number for one in running), "the oldest first"
         assert {one.uid for one in running} <= set(self.open())
         assert all(self.machine.scheduler.find(uid) is not None for uid in self.open())
-        assert self.machine.scheduler.idle == (self.open() == self.held())
+        assert self.aside() or self.machine.scheduler.idle == (self.open() == self.held())
         assert self.machine.kv.used == self.machine.scheduler._used()
 
     def teardown(self) -> None:
         if not hasattr(self, "machine"):
             return
+        for uid in self.aside():
+            one = self.machine.scheduler.find(uid)
+            assert one is not None
+            one.is_aside = False
         for uid in self.held():
             if (one := self.machine.scheduler.find(uid)) is not None:
                 one.timing.release(0.0)

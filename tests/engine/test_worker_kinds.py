@@ -18,7 +18,6 @@ import llama_cpp as llama
 import pytest
 
 from edged.engine.channel import Channel
-from edged.engine.costs import Costs
 from edged.engine.model import LogTap, Model
 from edged.engine.protocol import Cancel, Finished, Generate, Load
 from edged.engine.pulse import Pulse
@@ -28,6 +27,7 @@ from edged.engine.worker import Worker
 from tests.engine import kinds
 from tests.engine.handles import Handle
 from tests.engine.kinds import KINDS, letters
+from tests.engine.simulated import Priced
 from tests.engine.talk import DEFAULTS, Talk
 
 #: (length, seed) of prompts; one is longer than the window, one than a physical batch of 64 tokens, one than a batch.
@@ -143,17 +143,6 @@ def test_a_prompt_is_cancelled_in_the_middle_and_its_neighbour_does_not_notice(
     assert 0 < answer.prefill[-1][0] < answer.prefill[-1][1]
     assert beside.text[:TOKENS] == alone(files[kind], PROMPTS[0])[: len(beside.text)]
     assert again == alone(files[kind], PROMPTS[1])
-
-
-class Priced(Costs):
-    """A token of prefill costs so much, whatever the clock says: the same steps are planned every time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.prefill_s = 1e-4
-
-    def learn(self, *, decoding: int, prefill: int, seconds: float) -> None:
-        pass
 
 
 class Stepped:

@@ -1,0 +1,150 @@
+"""A long prompt that is computed aside: in a context of its own and a thread of its own, while others generate.
+
+In the steps of those who generate, a few tokens of a prompt at a time make all wait, and cost several times what they
+cost in whole physical batches. So the rest of a long prompt goes to a second context with a part of the threads. What
+is computed there comes back block by block, and the last token is computed where it belongs: that one brings logits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from edged.engine.batch import Batch
+from edged.engine.context import Cells, Context, DecodeError
+from edged.engine.model import Model, ModelError
+from edged.engine.sequence import Sequence
+
+#: So many tokens are computed at once: from so many on llama.cpp's attention takes its quick way.
+BLOCK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """So many further tokens, and what is in their cells."""
+
+    count: int
+    cells: Cells
+
+
+class Aside:
+    """Computes all but the last token of one sequence, from where it has got to, until it is over.
+
+    Args:
+        model: what computes.
+        sequence: whose tokens; until it is over, only what comes from here may be added to what is computed of it.
+        threads: CPU threads.
+        block_s: what a block should take, seconds, for as long as none has been measured; 0 = nobody knows.
+
+    Attributes:
+        sequence: whose tokens.
+        event: a file descriptor at which there is something to read when a block has come, or it is over.
+        is_over: nothing comes any more: all is computed, it was stopped, or it went wrong.
+        trouble: why it went wrong; empty where it did not.
+        block_s: what a block takes, seconds; 0 = nobody knows.
+        since: when it was last heard of, monotonic seconds.
+    """
+
+    def __init__(self, model: Model, sequence: Sequence, *, threads: int, block_s: float) -> None:
+        self.sequence = sequence
+        self.event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.is_over = False
+        self.trouble = ""
+        self.block_s = block_s
+        self.since = time.monotonic()
+        self._model = model
+        self._threads = threads
+        self._tokens = sequence.tokens[:-1]
+        self._start = sequence.computed
+        self._given = 0
+        self._beginning: queue.SimpleQueue[Cells | None] = queue.SimpleQueue()
+        self._blocks: deque[Block] = deque()
+        self._is_ending = False
+        self._abort = (ctypes.c_uint8 * 8)()  # a C string of no or one character
+        self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
+        self._thread.start()
+
+    def wanted(self, most: int) -> range:
+        """The next positions, so many at most, of what was computed before, and is to be given."""
+        return range(self._given, min(self._given + most, self._start))
+
+    def give(self, positions: range, cells: Cells) -> None:
+        """Hand over what is in the cells of these positions."""
+        self._given = positions.stop
+        self._beginning.put(cells)
+
+    def blocks(self) -> Iterator[Block]:
+        """What has been computed since the last time."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.event)
+        while self._blocks:
+            yield self._blocks.popleft()
+
+    def finish(self) -> None:
+        """Begin no further block."""
+        self._is_ending = True
+        self._beginning.put(None)
+
+    def stop(self) -> None:
+        """Compute nothing more."""
+        self._abort[0] = 1
+        self.finish()
+
+    def close(self) -> None:
+        """Wait until it is over, and give everything back."""
+        self._thread.join()
+        os.close(self.event)
+
+    def _run(self) -> None:
+        with self._model.quietly():
+            try:
+                self._compute()
+            except (ModelError, DecodeError, MemoryError) as error:
+                if not self._abort[0]:
+                    self.trouble = str(error)
+            finally:
+                self.is_over = True
+                os.eventfd_write(self.event, 1)
+
+    def _compute(self) -> None:
+        context = self._model.open_aside(
+            cells=len(self._tokens), batch=BLOCK, threads=self._threads, abort_flag=ctypes.addressof(self._abort)
+        )
+        batch = Batch(BLOCK)
+        try:
+            position = self._begin(context)
+            while position < len(self._tokens) and not self._is_ending:
+                position = self._step(context, batch, position)
+        finally:
+            batch.close()
+            context.close()
+
+    def _begin(self, context: Context) -> int:
+        """Take over what was computed before; returns how many tokens."""
+        received = 0
+        while received < self._start and (cells := self._beginning.get()) is not None:
+            if not context.put(0, cells):
+                raise MemoryError("llama.cpp found no room for what was computed before")
+            received = context.reached(0)
+        self.since = time.monotonic()
+        return received
+
+    def _step(self, context: Context, batch: Batch, start: int) -> int:
+        """Compute a block; returns the position behind it."""
+        tokens = self._tokens[start : start + BLOCK]
+        batch.clear()
+        batch.add(tokens, start, 0, logits=False)
+        context.decode(batch.raw)
+        end = start + len(tokens)
+        self._blocks.append(Block(len(tokens), context.take(0, start, end)))
+        before, self.since = self.since, time.monotonic()
+        self.block_s = self.since - before
+        os.eventfd_write(self.event, 1)
+        return end

@@ -1,0 +1,127 @@
+"""Has long prompts computed aside, one after the other, and brings what was computed to where it belongs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edged.engine import memory
+from edged.engine.aside import BLOCK, Aside, Block
+from edged.engine.model import Model
+from edged.engine.scheduler import Scheduler, Slice
+
+#: So many tokens of what was computed before are handed over in one turn: the streams wait for it.
+_GIVEN = 256
+#: What computing a block needs besides the cells, and what is on its way back. Bytes; measured with the starter model.
+_COMPUTE = 16 * 1024 * 1024
+#: A block that takes so many times as long as it should, and at least so many seconds, is late.
+_LATE, _LATE_S = 20.0, 10.0
+
+
+class Prefiller:
+    """Looks after one prompt at a time.
+
+    Args:
+        model: what computes.
+        scheduler: of the model's sequences.
+        on_block: called for each block that has come home, after its cells and before it is counted.
+        on_trouble: called with a sentence where a prompt could not be computed aside.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scheduler: Scheduler,
+        *,
+        on_block: Callable[[Slice], None],
+        on_trouble: Callable[[str], None],
+    ) -> None:
+        self._model = model
+        self._scheduler = scheduler
+        self._on_block = on_block
+        self._on_trouble = on_trouble
+        self._threads = model.threads // 2
+        self._cell_bytes = 0.0
+        self._aside: Aside | None = None
+
+    def weigh(self, sequence: int, tokens: int) -> None:
+        """Find out from a sequence of so many tokens how much memory a cell needs."""
+        if self._model.allows_aside:
+            self._cell_bytes = len(self._model.context.take(sequence, 0, tokens)) / tokens
+
+    def event(self, now: float) -> int | None:
+        """A file descriptor that has something to read when there is something to do; None where it is not waited for.
+
+        It is waited for where nothing else is to be done, and where it is late: then nothing else is done, so that the
+        daemon can tell whether it hangs.
+        """
+        aside = self._aside
+        if aside is None:
+            return None
+        late = now - aside.since > max(_LATE_S, _LATE * aside.block_s)
+        return aside.event if late or self._scheduler.idle else None
+
+    @property
+    def expected_s(self) -> float:
+        """What a block should take, seconds; 0 = nobody knows."""
+        return self._aside.block_s if self._aside is not None else 0.0
+
+    def tend(self) -> None:
+        """Take in what was computed meanwhile, and see to what comes next."""
+        aside = self._aside
+        if aside is None:
+            self._begin()
+            return
+        sequence, is_over = aside.sequence, aside.is_over
+        for block in aside.blocks():
+            self._take_in(block, aside)
+        if is_over:
+            self._end(aside)
+        elif sequence.is_held or not sequence.is_aside:
+            sequence.is_aside = False
+            aside.stop()
+        elif not self._scheduler.is_decoding:  # nobody to be spared: whole steps of the whole machine are quicker
+            aside.finish()
+        elif positions := aside.wanted(_GIVEN):
+            aside.give(positions, self._model.context.take(sequence.slot, positions.start, positions.stop))
+
+    def close(self) -> None:
+        """Let go of what is being computed, and wait for its end."""
+        if self._aside is not None:
+            self._aside.stop()
+            self._end(self._aside)
+
+    def _begin(self) -> None:
+        sequence = self._scheduler.worth_aside() if self._cell_bytes else None
+        if sequence is None:
+            return
+        if not memory.fits(round(len(sequence.tokens) * self._cell_bytes) + _COMPUTE):
+            sequence.stays = True
+            return
+        sequence.is_aside = True
+        costs = self._scheduler.costs
+        block_s = costs.prefill_s * BLOCK * self._model.threads / self._threads
+        self._model.context.use(self._model.threads - self._threads)
+        self._aside = Aside(self._model, sequence, threads=self._threads, block_s=block_s)
+
+    def _take_in(self, block: Block, aside: Aside) -> None:
+        sequence = aside.sequence
+        if not sequence.is_aside:  # it has ended, or made way for others
+            return
+        piece = Slice(sequence, block.count)
+        if not self._scheduler.make_way(piece):
+            sequence.is_aside = False
+        elif self._model.context.put(sequence.slot, block.cells):
+            self._on_block(piece)
+        else:
+            sequence.is_aside, sequence.stays = False, True
+            self._on_trouble("llama.cpp found no room in the KV cache for a prompt that was computed aside")
+
+    def _end(self, aside: Aside) -> None:
+        aside.close()
+        self._aside = None
+        self._model.context.use(self._model.threads)
+        sequence, sequence_stays = aside.sequence, bool(aside.trouble)
+        sequence.is_aside = False
+        if sequence_stays:
+            sequence.stays = True
+            self._on_trouble(f"a prompt could not be computed aside: {aside.trouble}")

@@ -1,0 +1,283 @@
+"""What comes of a prompt that is computed aside, or cannot be. The worker runs in the test's own process."""
+
+from __future__ import annotations
+
+import ctypes
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import llama_cpp as llama
+import pytest
+
+from edged.engine import memory
+from edged.engine.aside import Aside
+from edged.engine.channel import Channel
+from edged.engine.context import Context
+from edged.engine.model import LogTap, Model
+from edged.engine.prefiller import Prefiller
+from edged.engine.protocol import Cancel, Generate, Load
+from edged.engine.pulse import Pulse
+from edged.engine.sequence import Sequence
+from edged.engine.worker import Worker
+from tests.engine import kinds
+from tests.engine.kinds import letters
+from tests.engine.simulated import Priced
+from tests.engine.talk import DEFAULTS
+
+PATIENCE_S = 60.0
+
+
+class Rig:
+    """A worker whose turns the test takes.
+
+    Attributes:
+        logged: what llama.cpp has logged.
+        notes: what went wrong aside.
+        said: tokens by uid.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._here, self._there = socket.socketpair()
+        self.logged, self.notes = list[str](), list[str]()
+        self.log, self.pulse = LogTap(lambda _level, line: self.logged.append(line)), Pulse()
+        load = Load(path=str(path), context=2048, parallel=4, threads=2, itl_target_ms=0.001, flash_attention="off")
+        self.model = Model(load, on_progress=lambda _fraction: None, log=self.log)
+        self.worker = Worker(Channel(self._here), self.model, self.pulse, load)
+        self.worker.try_out()
+        self.worker._scheduler.costs = Priced()
+        self.worker._prefiller._on_trouble = self.notes.append
+        self.said: dict[int, list[int]] = {}
+
+    @property
+    def prefiller(self) -> Prefiller:
+        return self.worker._prefiller
+
+    @property
+    def aside(self) -> Aside:
+        found = self.prefiller._aside
+        assert found is not None
+        return found
+
+    def ask(self, uid: int, prompt: str) -> Sequence:
+        self.said[uid] = []
+        self.worker._obey(Generate(uid=uid, prompt=prompt, **(DEFAULTS | {"max_tokens": 1500})))
+        self.turn()
+        found = self.worker._scheduler.find(uid)
+        assert found is not None
+        return found
+
+    def cancel(self, uid: int) -> None:
+        self.worker._obey(Cancel(uid))
+
+    def turn(self) -> None:
+        self.prefiller.tend()
+        if slices := self.worker._scheduler.plan():
+            self.worker._step(slices)
+        for uid, _, tokens in self.worker._unsent.take(time.monotonic()).deltas:
+            self.said[uid] += tokens
+
+    def run_until(self, condition: Callable[[], bool]) -> None:
+        """Let the worker run by itself until something is true, and then lose its daemon."""
+        deadline = time.monotonic() + PATIENCE_S
+        thread = threading.Thread(target=self.worker.run)
+        thread.start()
+        while not (met := condition()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        self._there.shutdown(socket.SHUT_WR)
+        thread.join(PATIENCE_S)
+        assert met
+
+    def until_over(self) -> None:
+        """Turn until nothing is computed aside any more."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.prefiller._aside is not None:
+            self.turn()
+            assert time.monotonic() < deadline
+
+    def both(self) -> Sequence:
+        """One that generates, and a long prompt that is computed aside, of which nothing has come back yet."""
+        self.ask(1, letters(20, 1))
+        long = self.ask(2, letters(600, 2))
+        self.prefiller.tend()
+        assert long.is_aside
+        return long
+
+    def close(self) -> None:
+        self.prefiller.close()
+        self.model.close()
+        llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
+        self.pulse.close()
+        self._here.close()
+        self._there.close()
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    kinds.write(tmp_path / "plain.gguf", "plain")
+    it = Rig(tmp_path / "plain.gguf")
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def test_threads_are_shared_while_something_is_computed_aside(rig: Rig) -> None:
+    def threads() -> int:
+        return int(llama.llama_n_threads(rig.model.context.pointer))
+
+    assert threads() == 2
+    long = rig.both()
+    assert threads() == 1
+    rig.until_over()
+    assert threads() == 2
+    assert (long.pending, long.is_aside, rig.notes) == (1, False, [])
+
+
+def test_without_memory_for_its_cells_it_is_computed_with_the_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def fits(size: int) -> bool:
+        asked.append(size)
+        return False
+
+    monkeypatch.setattr(memory, "fits", fits)
+    rig.ask(1, letters(20, 1))
+    long = rig.ask(2, letters(600, 2))
+    before = long.computed
+    for _ in range(20):
+        rig.turn()
+    assert (long.is_aside, rig.prefiller._aside, long.computed > before) == (False, None, True)
+    # Two layers, keys and values of 64 numbers, 16 bits each; 602 tokens.
+    [size] = asked
+    assert size > 602 * 2 * 2 * 64 * 2
+
+
+@pytest.mark.parametrize("method", ["decode", "take", "put"])
+def test_what_goes_wrong_aside_is_told_and_the_prompt_goes_on_with_the_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """Of `decode` and `take` those in the other context and thread, of `put` that into the context of all."""
+    real = getattr(Context, method)
+
+    def fail(self: Context, *args: object) -> object:
+        if (threading.current_thread().name == "aside") == (method == "put"):
+            return real(self, *args)
+        if method == "put":
+            return False
+        raise MemoryError("no memory for this")
+
+    monkeypatch.setattr(Context, method, fail)
+    long = rig.both()
+    rig.until_over()
+    [note] = rig.notes
+    assert ("no room in the KV cache" if method == "put" else "no memory for this") in note
+    assert not long.is_aside
+    computed = long.computed
+    for _ in range(5):
+        rig.turn()
+    assert rig.prefiller._aside is None, "not a second time"
+    assert long.computed > computed
+
+
+@pytest.fixture
+def endless(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second block that is computed aside takes until it is aborted."""
+    real, blocks = Context.decode, list[int]()
+
+    def decode(self: Context, batch: llama.llama_batch) -> None:
+        if threading.current_thread().name == "aside":
+            blocks.append(batch.n_tokens)
+            while len(blocks) > 1 and not rig.aside._abort[0]:
+                time.sleep(0.001)
+        real(self, batch)
+
+    monkeypatch.setattr(Context, "decode", decode)
+
+
+@pytest.mark.usefixtures("endless")
+def test_a_cancel_acts_inside_of_a_block_and_is_no_trouble(rig: Rig) -> None:
+    rig.both()
+    rig.turn()
+    rig.cancel(2)
+    rig.until_over()
+    assert rig.notes == []
+    assert len(rig.said[1]) > 1
+
+
+def test_what_llama_cpp_logs_in_the_other_thread_is_not_handed_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To be aborted is an error for it; and the sink writes to a socket, which one thread may do."""
+    real = Context.take
+
+    def take(self: Context, *args: int) -> object:
+        rig.log._line(4, threading.current_thread().name.encode(), ctypes.c_void_p(0))
+        return real(self, *args)
+
+    monkeypatch.setattr(Context, "take", take)
+    rig.both()
+    rig.until_over()
+    assert set(rig.logged) == {threading.current_thread().name}
+
+
+def test_nobody_waits_for_it_while_others_generate(rig: Rig) -> None:
+    rig.both()
+    assert rig.prefiller.event(time.monotonic()) is None
+
+
+def test_it_is_waited_for_where_nothing_else_is_to_be_done(rig: Rig) -> None:
+    long = rig.both()
+    rig.cancel(1)
+    rig.prefiller.tend()
+    event = rig.prefiller.event(time.monotonic())
+    assert event == rig.aside.event
+    assert rig.prefiller.expected_s > 0
+    assert select.select([event], [], [], PATIENCE_S)[0], "a block wakes the worker"
+    rig.until_over()
+    assert long.computed >= 1
+
+
+def test_it_is_waited_for_where_others_find_no_room_beside_it(rig: Rig) -> None:
+    """Else the worker would look again and again whether there is some."""
+    rig.both()
+    rig.ask(3, letters(1600, 3))
+    rig.cancel(1)
+    rig.turn()
+    assert rig.prefiller.event(time.monotonic()) == rig.aside.event
+    rig.until_over()
+    assert rig.prefiller.event(time.monotonic()) is None
+
+
+def test_it_does_not_wait_for_a_worker_that_waits_for_it(rig: Rig) -> None:
+    """Nobody generates any more, and what was computed before has not been handed over yet."""
+    long = rig.both()
+    assert long.computed > 0
+    rig.cancel(1)
+    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
+
+
+def test_where_it_is_late_nothing_else_is_done_so_that_the_daemon_can_tell(rig: Rig) -> None:
+    """A watch sees turns, and would see them for ever while another thread hangs."""
+    rig.both()
+    late = max(10.0, 20 * rig.aside.block_s)
+    assert rig.prefiller.event(rig.aside.since + late - 0.1) is None
+    assert rig.prefiller.event(rig.aside.since + late + 0.1) == rig.aside.event
+
+
+@pytest.mark.usefixtures("endless")
+def test_every_block_wakes_a_worker_that_waits_because_it_was_late(rig: Rig) -> None:
+    rig.both()
+    rig.prefiller.tend()  # hands over what was computed before
+    assert select.select([rig.aside.event], [], [], PATIENCE_S)[0]
+    assert not rig.aside.is_over
+
+
+def test_what_it_needed_is_given_back(rig: Rig) -> None:
+    rig.both()
+    aside, threads = rig.aside, threading.active_count()
+    rig.prefiller.close()
+    assert threading.active_count() == threads - 1
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        select.select([aside.event], [], [], 0)
