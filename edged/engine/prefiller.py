@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from edged.engine import memory
 from edged.engine.aside import BLOCK, Aside, Block
 from edged.engine.model import Model
 from edged.engine.scheduler import Scheduler, Slice
+from edged.engine.sequence import Sequence
 
 #: So many tokens of what was computed before are handed over in one turn: the streams wait for it.
 _GIVEN = 256
 #: What computing a block needs besides the cells, and what is on its way back. Bytes; measured with the starter model.
 _COMPUTE = 16 * 1024 * 1024
+#: Blocks of a turn, where others wait for theirs.
+_TURN = 4
 #: A block that takes so many times as long as it should, and at least so many seconds, is late.
 _LATE, _LATE_S = 20.0, 10.0
 
 
 class Prefiller:
     """Looks after one prompt at a time.
+
+    Where several want it, they take turns: half of these are for the one that came first, so that nobody waits for
+    ever, half for whoever has least left, so that a short prompt is not stuck behind a long one.
 
     Args:
         model: what computes.
@@ -42,6 +49,8 @@ class Prefiller:
         self._threads = model.threads // 2
         self._cell_bytes = 0.0
         self._aside: Aside | None = None
+        self._blocks = 0
+        self._favours_first = False
 
     def weigh(self, sequence: int, tokens: int) -> None:
         """Find out from a sequence of so many tokens how much memory a cell needs."""
@@ -79,7 +88,8 @@ class Prefiller:
         elif sequence.is_held or not sequence.is_aside:
             sequence.is_aside = False
             aside.stop()
-        elif not self._scheduler.is_decoding:  # nobody to be spared: whole steps of the whole machine are quicker
+        elif not self._scheduler.is_decoding or (self._blocks >= _TURN and self._scheduler.worth_aside()):
+            # Others want their turn; or nobody is to be spared, and whole steps of the whole machine are quicker.
             aside.finish()
         elif positions := aside.wanted(_GIVEN):
             aside.give(positions, self._model.context.take(sequence.slot, positions.start, positions.stop))
@@ -91,19 +101,30 @@ class Prefiller:
             self._end(self._aside)
 
     def _begin(self) -> None:
-        sequence = self._scheduler.worth_aside() if self._cell_bytes else None
+        sequence = self._next() if self._cell_bytes else None
         if sequence is None:
             return
         if not memory.fits(round(len(sequence.tokens) * self._cell_bytes) + _COMPUTE):
             sequence.stays = True
             return
         sequence.is_aside = True
+        sequence.timing.begin(time.monotonic())
         costs = self._scheduler.costs
         block_s = costs.prefill_s * BLOCK * self._model.threads / self._threads
         self._model.context.use(self._model.threads - self._threads)
+        self._blocks = 0
         self._aside = Aside(self._model, sequence, threads=self._threads, block_s=block_s)
 
+    def _next(self) -> Sequence | None:
+        """Whose turn it is; None where nobody wants one."""
+        candidates = self._scheduler.worth_aside()
+        if not candidates:
+            return None
+        self._favours_first = not self._favours_first
+        return candidates[0] if self._favours_first else min(candidates, key=lambda one: one.pending)
+
     def _take_in(self, block: Block, aside: Aside) -> None:
+        self._blocks += 1
         sequence = aside.sequence
         if not sequence.is_aside:  # it has ended, or made way for others
             return
@@ -120,8 +141,7 @@ class Prefiller:
         aside.close()
         self._aside = None
         self._model.context.use(self._model.threads)
-        sequence, sequence_stays = aside.sequence, bool(aside.trouble)
-        sequence.is_aside = False
-        if sequence_stays:
-            sequence.stays = True
+        aside.sequence.is_aside = False
+        if aside.trouble:
+            aside.sequence.stays = True
             self._on_trouble(f"a prompt could not be computed aside: {aside.trouble}")

@@ -143,16 +143,16 @@ class Scheduler:
         """Free some cells, although there should be enough; whether that was possible."""
         return bool(self._cache.evict(self._batch)) or self.preempt()
 
-    def worth_aside(self) -> Sequence | None:
-        """The prompt that should be computed aside, in another context, while others decode here.
+    def worth_aside(self) -> list[Sequence]:
+        """The prompts that should be computed aside, in another context, while others decode here, oldest first.
 
-        It is the one that came first, where it is long, and where the steps cannot take a whole physical batch of it
-        along: llama.cpp computes fewer tokens at a much higher price for each.
+        They are those that are long, where the steps cannot take a whole physical batch of them along: llama.cpp
+        computes fewer tokens at a much higher price for each.
         """
         decoding = len(self._decoding())
         if not decoding or self._prefill_budget(decoding) >= self._ubatch:
-            return None
-        return next((s for s in self._prefilling() if s.pending > _LONG and not s.stays), None)
+            return []
+        return [s for s in self._prefilling() if _is_long(s)]
 
     def make_way(self, piece: Slice) -> bool:
         """Make room for tokens that were computed aside; False where there is none, or their own sequence had to go."""
@@ -251,6 +251,8 @@ class Scheduler:
     def _slices(self) -> list[Slice]:
         slices = [Slice(s, 1) for s in self._decoding()]
         prefilling = self._prefilling()
+        if slices and any(s.is_aside for s in self._running):  # a turn will come for the other long ones, too
+            prefilling = [s for s in prefilling if not _is_long(s)]
         budget = self._prefill_budget(len(slices)) if prefilling and not (slices and self.costs.is_blurred) else 0
         # Half of it for the one that came first, so that nobody waits for ever; the rest for whoever has least left,
         # so that short prompts are not stuck behind long ones.
@@ -302,6 +304,11 @@ class Scheduler:
             self._cache.release(sequence.node)
         insort(self._slots, sequence.slot)
         sequence.leave()
+
+
+def _is_long(sequence: Sequence) -> bool:
+    """Whether its prompt may be computed aside."""
+    return sequence.pending > _LONG and not sequence.stays
 
 
 def _grown(sequence: Sequence) -> int:

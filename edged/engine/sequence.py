@@ -44,6 +44,11 @@ class Timing:
     steps: int = 0
     held_at: float | None = None
 
+    def begin(self, now: float) -> None:
+        """Something is computed of it; only the first time counts."""
+        if self.first_step is None:
+            self.first_step = now
+
     def hold(self, now: float) -> None:
         """Stop the clock; a second time does nothing."""
         if self.held_at is None:

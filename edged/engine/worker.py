@@ -198,8 +198,7 @@ class Worker:
         sampled = [(s, s.sampler.sample(self._context.pointer, index)) for s, index in outputs]
         now = time.monotonic()
         for piece in slices:
-            if piece.sequence.timing.first_step is None:
-                piece.sequence.timing.first_step = started
+            piece.sequence.timing.begin(started)
             self._advance(piece)
         for sequence, token in sampled:
             sequence.timing.token(now, len(sampled))

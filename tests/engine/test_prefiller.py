@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import llama_cpp as llama
 import pytest
@@ -220,6 +221,71 @@ def test_what_llama_cpp_logs_in_the_other_thread_is_not_handed_on(rig: Rig, monk
     rig.both()
     rig.until_over()
     assert set(rig.logged) == {threading.current_thread().name}
+
+
+@pytest.fixture
+def turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[int, int]]]:
+    """Who has its turn aside, until nobody wants one, and how many blocks: (uid, blocks)."""
+    real, asides = Context.decode, list[Aside]()
+    blocks: dict[int, int] = {}
+
+    def decode(self: Context, batch: llama.llama_batch) -> None:
+        """A block is computed when the one before was taken in, as if it took long."""
+        if threading.current_thread().name == "aside":
+            aside = asides[-1]
+            while aside._blocks:
+                time.sleep(0.001)
+            blocks[len(asides)] = blocks.get(len(asides), 0) + 1
+        real(self, batch)
+
+    def start(self: Aside, *args: Any, **more: Any) -> None:
+        asides.append(self)
+        init(self, *args, **more)
+
+    def run() -> list[tuple[int, int]]:
+        deadline = time.monotonic() + PATIENCE_S
+        while rig.worker._scheduler.worth_aside() or rig.prefiller._aside is not None:
+            if rig.prefiller._aside is not None and not rig.aside.wanted(1):
+                select.select([rig.aside.event], [], [], PATIENCE_S)  # else others get on while a block is computed
+            rig.turn()
+            assert time.monotonic() < deadline
+        return [(aside.sequence.uid, blocks.get(number, 0)) for number, aside in enumerate(asides, 1)]
+
+    init = Aside.__init__
+    monkeypatch.setattr(Aside, "__init__", start)
+    monkeypatch.setattr(Context, "decode", decode)
+    return run
+
+
+def test_several_take_turns_the_first_that_came_and_the_shortest(
+    rig: Rig, turns: Callable[[], list[tuple[int, int]]]
+) -> None:
+    """A turn is of four blocks and what is computed while it ends."""
+    rig.ask(1, letters(20, 1))
+    for uid, length in ((2, 1000), (3, 300), (4, 220)):
+        rig.ask(uid, letters(length, uid))
+    told = turns()
+    assert [uid for uid, _ in told[:4]] == [2, 4, 2, 3]
+    assert 4 <= told[0][1] <= 6
+    assert 4 <= told[2][1] <= 6
+
+
+def test_one_alone_keeps_its_turn(rig: Rig, turns: Callable[[], list[tuple[int, int]]]) -> None:
+    rig.ask(1, letters(20, 1))
+    rig.ask(2, letters(900, 2))
+    [(uid, blocks)] = turns()
+    assert uid == 2
+    assert blocks >= 14
+
+
+def test_what_was_never_in_a_step_has_begun_all_the_same(rig: Rig) -> None:
+    rig.ask(1, letters(20, 1))
+    rig.worker._scheduler.costs._mixed = 99  # time for a step without prefill
+    long = rig.ask(2, letters(600, 2))
+    assert long.timing.first_step is None
+    rig.prefiller.tend()
+    assert long.is_aside
+    assert long.timing.first_step is not None
 
 
 def test_nobody_waits_for_it_while_others_generate(rig: Rig) -> None:

@@ -30,7 +30,7 @@ def streaming(*prompts: int, itl_target_s: float = 0.1, cells: int = 10_000) -> 
 
 def test_a_long_prompt_is_worth_it_while_others_decode() -> None:
     machine, [long] = streaming(1500)
-    assert machine.scheduler.worth_aside() is long
+    assert machine.scheduler.worth_aside() == [long]
 
 
 def test_it_is_not_where_nobody_decodes() -> None:
@@ -38,40 +38,40 @@ def test_it_is_not_where_nobody_decodes() -> None:
     machine.scheduler.add(sequence(1, prompt=1500))
     machine.scheduler.add(sequence(2, prompt=1500))
     machine.step()
-    assert machine.scheduler.worth_aside() is None
+    assert machine.scheduler.worth_aside() == []
 
 
 def test_it_is_not_where_the_one_who_decodes_is_held() -> None:
     machine, _ = streaming(1500)
     machine.scheduler.running[0].timing.hold(0.0)
-    assert machine.scheduler.worth_aside() is None
+    assert machine.scheduler.worth_aside() == []
 
 
 def test_a_short_prompt_is_not_worth_it() -> None:
     machine, [short] = streaming(170)  # of which the first step has taken about 45 along
     assert 64 < short.pending <= 128
-    assert machine.scheduler.worth_aside() is None
+    assert machine.scheduler.worth_aside() == []
 
 
 def test_it_is_not_where_the_steps_can_take_whole_physical_batches_along() -> None:
-    assert streaming(1500, itl_target_s=0.13)[0].scheduler.worth_aside() is not None  # 60 tokens
-    assert streaming(1500, itl_target_s=0.15)[0].scheduler.worth_aside() is None  # 70
+    assert streaming(1500, itl_target_s=0.13)[0].scheduler.worth_aside() != []  # 60 tokens
+    assert streaming(1500, itl_target_s=0.15)[0].scheduler.worth_aside() == []  # 70
 
 
-def test_the_first_that_came_has_the_first_turn() -> None:
-    machine, [_short, first, _second] = streaming(30, 700, 500)
-    assert machine.scheduler.worth_aside() is first
+def test_all_long_ones_are_told_as_they_came() -> None:
+    machine, [_short, first, second] = streaming(30, 700, 500)
+    assert machine.scheduler.worth_aside() == [first, second]
 
 
 def test_one_that_is_held_or_could_not_be_computed_aside_is_passed_over() -> None:
     machine, [first, second, third] = streaming(700, 600, 500)
     first.timing.hold(0.0)
     second.stays = True
-    assert machine.scheduler.worth_aside() is third
+    assert machine.scheduler.worth_aside() == [third]
 
 
-def test_one_that_is_aside_is_in_no_step_and_the_others_go_on() -> None:
-    machine, [long, other] = streaming(1500, 300)
+def test_one_that_is_aside_is_in_no_step_and_short_ones_go_on() -> None:
+    machine, [long, other] = streaming(1500, 130)
     long.is_aside = True
     computed = long.computed
     for _ in range(5):
@@ -80,7 +80,25 @@ def test_one_that_is_aside_is_in_no_step_and_the_others_go_on() -> None:
         assert 100 in step.decoded
         assert 0 not in step.prefilled
     assert long.computed == computed
-    assert other.computed > 64
+    assert other.pending <= 1
+
+
+def test_other_long_ones_wait_for_their_turn_and_spare_the_streams() -> None:
+    machine, [long, other] = streaming(1500, 300)
+    long.is_aside, computed = True, other.computed
+    assert machine.step() is not None
+    assert other.computed == computed
+    other.stays = True
+    assert machine.step() is not None
+    assert other.computed > computed, "unless none will come"
+
+
+def test_nobody_waits_for_a_turn_where_no_streams_are_to_be_spared() -> None:
+    machine, [long, other] = streaming(1500, 300)
+    long.is_aside, computed = True, other.computed
+    machine.finish(machine.scheduler.running[0], "cancelled")
+    assert machine.step() is not None
+    assert other.computed > computed
 
 
 def test_only_those_who_are_aside_leave_nothing_to_do() -> None:
