@@ -100,6 +100,8 @@ def resident(pid: int) -> int:
 def most_resident(pid: int) -> int:
     """Bytes of memory that a process has had at most, pages of mapped files included.
 
+    The kernel counts it on the way, and each thread may be some pages ahead of that count: it is not exact to a MiB.
+
     Raises:
         FileNotFoundError: the process is gone.
     """

@@ -77,7 +77,7 @@ def test_the_most_memory_that_a_process_had_is_remembered() -> None:
     most = resident(os.getpid())
     del kept
     assert resident(os.getpid()) < most - 16 * 2**20
-    assert most_resident(os.getpid()) >= most
+    assert most_resident(os.getpid()) > most - 4 * 2**20
 
 
 def test_children_of_children_are_found() -> None:

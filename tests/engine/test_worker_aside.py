@@ -159,9 +159,8 @@ def test_where_the_cache_becomes_too_small_it_is_computed_again_and_all_end_well
     assert [answer.text for answer in answers] == [alone(plain, prompt) for prompt in prompts]
 
 
-@pytest.mark.parametrize("load", [{"threads": 1}], ids=str)
-def test_where_it_cannot_be_it_is_computed_with_the_others(plain: Path, load: dict[str, Any]) -> None:
-    with talking(plain, **load) as talk:
+def test_with_one_thread_it_is_computed_with_the_others(plain: Path) -> None:
+    with talking(plain, threads=1) as talk:
         stream(talk)
         [answer] = talk.finish(talk.ask(LONG[:300], max_tokens=TOKENS, progress=True))
     assert aside(answer) == 0
