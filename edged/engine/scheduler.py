@@ -24,7 +24,7 @@ _FIRST_PREFILL = 16
 _RESERVE = 32
 #: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
 _PREFILL_STEP_S = 0.2
-#: A prompt with more tokens than that before it is worth a context of its own.
+#: A prompt of which more tokens than that are still to be computed is worth a context of its own.
 _LONG = 128
 _AGE = attrgetter("number")
 #: Where one decode step alone is near the target or over it, prefill may still make it so many times as long.

@@ -43,9 +43,9 @@ def talking(path: Path, **fields: Any) -> Iterator[Talk]:
 
 
 def stream(talk: Talk, *, max_tokens: int = 2500) -> int:
-    """A request that is generating."""
+    """A request that is generating, for long enough that the engine knows what a step costs."""
     uid = talk.ask(letters(20, 1), max_tokens=max_tokens)
-    while not talk.answers[uid].deltas:
+    while talk.answers[uid].tokens < 10:
         talk.listen()
     return uid
 
