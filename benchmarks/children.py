@@ -6,13 +6,13 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.consumer import Order, Record
+from benchmarks.consumer import READY, Order, Record
 from benchmarks.figures import BenchmarkError
 from benchmarks.load import Load, Setup
 
@@ -107,27 +107,40 @@ def _loop(name: str, module: str, setup: Setup, log: Path) -> Iterator[Loop]:
             process.kill()
 
 
-def consume(order: Order) -> Record:
-    """Have `consumer.py` carry out an order.
+def consume(order: Order, *, start: Callable[[], None] = lambda: None) -> Record:
+    """Have `consumer.py` carry out an order; `start` is called when it is ready, right before it sends the requests.
 
     Raises:
         BenchmarkError: it failed, or did not get all answers in time.
     """
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.consumer"],
-            input=json.dumps(asdict(order)),
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=order.patience_s + 30,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise BenchmarkError(f"the consumer did not end within {order.patience_s + 30:.0f} s") from None
-    if done.returncode:
-        raise BenchmarkError(f"the consumer failed: {done.stderr.strip()[-2000:]}")
-    record = Record(**json.loads(done.stdout))
+    patience_s = order.patience_s + 30
+    with subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.consumer"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as process:
+        try:
+            stdin, stdout = process.stdin, process.stdout
+            assert stdin is not None  # noqa: S101 - both were asked for
+            assert stdout is not None  # noqa: S101
+            with suppress(BrokenPipeError):  # its standard error will tell why
+                stdin.write(json.dumps(asdict(order)) + "\n")
+                stdin.flush()
+            first = stdout.readline() if select.select([stdout], [], [], patience_s)[0] else ""
+            if first == f"{READY}\n":
+                first = ""
+                start()
+            said, complaint = process.communicate(f"{READY}\n", timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"the consumer did not end within {patience_s:.0f} s") from None
+        finally:
+            process.kill()
+    if process.returncode:
+        raise BenchmarkError(f"the consumer failed: {complaint.strip()[-2000:]}")
+    record = Record(**json.loads(first + said))
     if record.complaint:
         raise BenchmarkError(record.complaint)
     return record

@@ -1,6 +1,7 @@
 """The consumers: one MQTT 5 client that sends the requests of all streams and notes when which message came.
 
-A child process of `serving.py`. It reads an `Order` as JSON from its standard input, measures, and writes a `Record`.
+A child process of `serving.py`. It reads an `Order` as a line of JSON from its standard input, says that it is ready,
+waits for another line, measures, and writes a `Record`.
 While the clock runs it does what any subscriber has to do and no more: messages are looked into afterwards.
 """
 
@@ -20,6 +21,8 @@ from benchmarks.load import Load
 from benchmarks.machine import Cpu
 from edged.wire import Topics
 
+#: The line that is written and awaited before anything is measured.
+READY = "ready"
 #: How the daemon writes this field; quotes inside of text are escaped, so no text looks like it.
 _FINAL = b'"type":"final"'
 
@@ -48,8 +51,10 @@ class Record:
         card: the node's status card.
         sent: by request: when it was published.
         messages: when a message of a reply came, and its payload.
-        cpus: processors in use from the first request to the last final, by process.
-        waits: threads that waited for a processor meanwhile, on average, by process.
+        cpus: processors in use, on average, by process.
+        waits: threads that waited for a processor, on average, by process.
+        began: since when these two were measured: the first request.
+        ended: until when: the last final.
         complaint: why the measurement failed; empty where it did not.
     """
 
@@ -58,6 +63,8 @@ class Record:
     messages: list[tuple[float, str]] = field(default_factory=list)
     cpus: dict[str, float] = field(default_factory=dict)
     waits: dict[str, float] = field(default_factory=dict)
+    began: float = 0.0
+    ended: float = 0.0
     complaint: str = ""
 
 
@@ -95,12 +102,15 @@ class Consumer:
                 )
                 break
             if self._begun is None and record.card.get("state") == "online":
+                print(READY, flush=True)
+                sys.stdin.readline()
                 cpu = Cpu.now(pids)
                 self._begun = time.monotonic()
                 for stream in range(self._order.load.streams):
                     self._send(stream)
         if cpu is not None and self._begun is not None:
-            after, seconds = Cpu.now(pids), time.monotonic() - self._begun
+            record.began, record.ended = self._begun, time.monotonic()
+            after, seconds = Cpu.now(pids), record.ended - record.began
             record.cpus, record.waits = after.since(cpu, seconds=seconds), after.waits(cpu, seconds=seconds)
         client.disconnect()
         record.messages = [(at, payload.decode()) for at, payload in self._messages]
@@ -139,7 +149,7 @@ class Consumer:
 
 
 def main() -> None:
-    order = json.load(sys.stdin)
+    order = json.loads(sys.stdin.readline())
     load = Load(**order.pop("load"))
     json.dump(asdict(Consumer(Order(load=load, **order)).run()), sys.stdout)
 

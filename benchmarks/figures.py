@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -62,13 +62,18 @@ class Reply:
     ended: float = 0.0
     final: dict[str, Any] = field(default_factory=dict)
 
+    def by(self, clock: Callable[[float], float]) -> Reply:
+        """The same by another clock; `clock` tells its time at a time of this one's."""
+        chunks = [(clock(at), n) for at, n in self.chunks]
+        return replace(self, sent=clock(self.sent), chunks=chunks, ended=clock(self.ended))
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What one measurement says.
 
-    The window is the time in which all streams generate: from the first token of the last of them to the end of the
-    first one. Tokens of other times are not counted, gaps of other times neither.
+    The window is time in which all streams generate: from the first token of the last of them to the end of the first
+    one, or a part of that. Tokens of other times are not counted, gaps of other times neither.
 
     Attributes:
         window_s: its length, seconds.
@@ -140,17 +145,52 @@ def _check_end(final: dict[str, Any]) -> None:
         raise BenchmarkError(f"request {final['id']} ended with {reason!r}: {why}")
 
 
-def of_node(answers: Sequence[Reply]) -> Figures:
-    """What the consumers of some replies saw.
+Window = tuple[float, float]
+
+
+def together(answers: Sequence[Reply]) -> Window:
+    """When all streams generated: from the first chunk of the last of them to the end of the first one.
 
     Raises:
-        NeverTogetherError: at no time did all streams generate.
+        NeverTogetherError: at no time.
     """
     streams = {reply.stream for reply in answers}
     begins = max(min(r.chunks[0][0] for r in answers if r.stream == stream) for stream in streams)
     ends = min(max(r.ended for r in answers if r.stream == stream) for stream in streams)
     if ends <= begins:
         raise NeverTogetherError("one stream ended before another had begun: longer answers are needed (--seconds)")
+    return begins, ends
+
+
+def in_both(answers: Sequence[Reply], marks: Sequence[float]) -> Window:
+    """When all streams of both sides generated, which work at the same time; from one chunk of a stream to another.
+
+    As tokens come in chunks, and those of all streams in a burst, any other beginning or end would count a part of what
+    was generated before it, or pass over a part of it.
+
+    Args:
+        answers: the node's.
+        marks: the bare loop's, as in `bare.BareRun`.
+
+    Raises:
+        NeverTogetherError: at no time.
+    """
+    begins, ends = together(answers)
+    begins, ends = max(begins, marks[0]), min(ends, marks[-1])
+    first = min(answers, key=lambda reply: reply.stream)
+    between = [at for at, _ in first.chunks if begins <= at <= ends]
+    if len(between) < 2:
+        raise NeverTogetherError("one side ended before the other had begun: longer answers are needed (--seconds)")
+    return between[0], between[-1]
+
+
+def of_node(answers: Sequence[Reply], window: Window | None = None) -> Figures:
+    """What the consumers of some replies saw, in a window or as long as all streams generated.
+
+    Raises:
+        NeverTogetherError: at no time did all streams generate.
+    """
+    begins, ends = window or together(answers)
     chunks = [chunk for reply in answers for chunk in reply.chunks]
     first, last = min(reply.sent for reply in answers), max(reply.ended for reply in answers)
     metrics = [reply.final["metrics"] for reply in answers]
@@ -171,17 +211,25 @@ def of_node(answers: Sequence[Reply]) -> Figures:
     )
 
 
-def of_bare(*, started: float, marks: Sequence[float], prompt_tokens: int, streams: int) -> Figures:
-    """What the bare loop did; its arguments are those of `bare.BareRun`."""
+def of_bare(
+    *, started: float, marks: Sequence[float], prompt_tokens: int, streams: int, window: Window | None = None
+) -> Figures:
+    """What the bare loop did, in a window or from its first tokens on; its arguments are those of `bare.BareRun`."""
+    begins, ends = window or (marks[0], marks[-1])
     return Figures(
-        window_s=marks[-1] - marks[0],
-        tokens_per_s=streams * (len(marks) - 1) / (marks[-1] - marks[0]),
+        window_s=ends - begins,
+        tokens_per_s=streams * _steps(marks, begins, ends) / (ends - begins),
         overall_per_s=streams * len(marks) / (marks[-1] - started),
         requests=streams,
         prompt_tokens=prompt_tokens,
         ttft_ms=[(marks[0] - started) * 1000] * streams,
-        gaps_ms=[(b - a) * 1000 for a, b in pairwise(marks)],
+        gaps_ms=[(b - a) * 1000 for a, b in pairwise(marks) if begins <= a and b <= ends],
     )
+
+
+def _steps(marks: Sequence[float], begins: float, ends: float) -> float:
+    """How many of the steps that end at the marks lie between two times; of one that lies there in part, that part."""
+    return sum(max(0.0, min(b, ends) - max(a, begins)) / (b - a) for a, b in pairwise(marks) if a < b)
 
 
 @dataclass(frozen=True, slots=True)

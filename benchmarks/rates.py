@@ -22,7 +22,7 @@ class Repeat:
     Attributes:
         tokens: of each answer.
         turnover: of the node, with requests that come one after the other.
-        cpus: processors in use while the node was measured; `bare_others` while the bare loop was.
+        cpus: processors in use, by process, each in its own turns; `others` all the time.
         waits: threads that could have run and had no processor, on average, by process, `bare` included; empty where
             the kernel does not tell.
     """
@@ -37,8 +37,8 @@ class Repeat:
 
     @property
     def disturbed(self) -> bool:
-        """Whether other processes took so much from one side that the ratio says little."""
-        return max(self.cpus["others"], self.cpus["bare_others"]) > QUIET
+        """Whether other processes took so much that the ratio says little."""
+        return self.cpus["others"] > QUIET
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,19 +156,19 @@ def _tables(name: str, series: Series) -> list[Table]:
             str(n),
             str(Spread.of(g for r in repeats for g in r.bare.gaps_ms)),
             str(Spread.of(g for r in repeats for g in r.node.gaps_ms)),
-            f"{Middle.of([v for r in repeats for v in r.node.node_itl_ms]).median:.0f}",
-            f"{max(v for r in repeats for v in r.node.node_p95_itl_ms):.0f}",
-            f"{max(v for r in repeats for v in r.node.node_max_itl_ms):.0f}",
             f"{Middle.of([r.turnover.tokens_per_s for r in repeats]).median:.1f}",
             str(Spread.of(v for r in repeats for v in r.turnover.later_ttft_ms)),
+            f"{Middle.of([v for r in repeats for v in r.turnover.node_itl_ms]).median:.0f}",
+            f"{max(v for r in repeats for v in r.turnover.node_p95_itl_ms):.0f}",
+            f"{max(v for r in repeats for v in r.turnover.node_max_itl_ms):.0f}",
             str(Spread.of(v for r in repeats for v in r.node.ttft_ms)),
         ]
         for n, repeats in by_streams
     ]
-    names = [one for one in series.repeats[0].cpus if one != "bare_others"]
+    names = [one for one in series.repeats[0].cpus if one != "bare"]
     cpus = [
         [
-            *(str(n), *(f"{series.processors(n, one):.3f}" for one in (*names, "bare_others"))),
+            *(str(n), *(f"{series.processors(n, one):.3f}" for one in names)),
             *("-" if at is None else f"{at:.3f}" for at in (series.waiting(n, "engine"), series.waiting(n, "bare"))),
         ]
         for n, _repeats in by_streams
@@ -184,14 +184,14 @@ def _tables(name: str, series: Series) -> list[Table]:
             f"{name}: gaps and, where each client asks again when its answer has ended, TTFT; ms (p50 / p95 / max)",
             [
                 *("streams", "bare loop: between tokens", "consumer: between chunks"),
-                *("node: mean ITL", "worst p95 ITL", "max ITL"),
-                *("asking again: tokens/s", "TTFT", "TTFT, all at once"),
+                *("asking again: tokens/s", "TTFT", "node: mean ITL", "worst p95 ITL", "max ITL"),
+                "TTFT, all at once",
             ],
             gaps,
         ),
         Table(
             f"{name}: processors in use, and threads that had to wait for one: the others then wait for them",
-            ["streams", *names, "others beside the bare loop", "engine's threads waiting", "bare loop's"],
+            ["streams", *names, "engine's threads waiting", "bare loop's"],
             cpus,
         ),
         *(

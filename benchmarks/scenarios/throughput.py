@@ -1,11 +1,10 @@
-"""Throughput: all streams generate, through MQTT and in the bare loop, which take turns in one run.
+"""Throughput: all streams generate, through MQTT and in the bare loop, which have the machine in turns.
 
-So what else the machine does meets both alike, and the ratio is taken of neighbouring measurements. A side that waits
-uses no processor. What is compared: so many sequences of the same lengths, from the same prompts, with the same
-samplers, sampled to the same number of tokens; counted is the time in which all of them generate (see
-`figures.Figures`). With the node, the prompts of late streams are computed while early ones generate already, by
-design; so decoding alone is counted, where all streams run and the context is equally deep on both sides, and beside
-it everything from the first request to the last token.
+The turns are short (see `turns.Turns`), so what else the machine does meets both alike; times are those of each side's
+own clock. What is compared: so many sequences of the same lengths, from the same prompts, with the same samplers,
+sampled to the same number of tokens; counted is the time in which all of them generate on both sides (see
+`figures.in_both`). With the node, the prompts of late streams are computed while early ones generate already, by
+design; so decoding alone is counted, and beside it everything from the first request to the last token.
 """
 
 from __future__ import annotations
@@ -13,18 +12,33 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 
 from benchmarks.children import Loop, bare_loop, consume
 from benchmarks.consumer import Order
-from benchmarks.figures import BenchmarkError, EndedEarlyError, Figures, NeverTogetherError, of_bare, of_node, replies
+from benchmarks.figures import (
+    BenchmarkError,
+    EndedEarlyError,
+    Figures,
+    NeverTogetherError,
+    in_both,
+    of_bare,
+    of_node,
+    replies,
+)
 from benchmarks.load import Load, Setup
-from benchmarks.machine import Cpu, await_quiet
+from benchmarks.machine import await_quiet
 from benchmarks.node import NAME, ONLINE_S, node
 from benchmarks.rates import Repeat, Series, Throughput
 from benchmarks.scene import Form, Scene
+from benchmarks.turns import TURN_S, Clock, Turns
 from edged.engine.files import describe
 
+#: Of a prompt: short ones, because what is wanted here comes after all of them.
+_NUMBERS = 3
+#: Turns of each side in one measurement, at least.
+_TURNS = 8
 #: Tokens of each answer in the turnover, where requests follow each other.
 _SHORT = 32
 #: Cells of the KV cache that are left for the scheduler's reserve, for each stream.
@@ -60,7 +74,7 @@ def _measure(scene: Scene, form: Form) -> Series:
         consume(Order(served.port, NAME, Load(1, 4, 0), ONLINE_S))
         bench = Bench(bare, served.port, scene.seconds, served.pids)
         lengths = {n: min(form.settings.limits.max_tokens, bench.tokens(n, model.context)) for n in scene.streams}
-        return take_turns(bench, lengths, scene.repeats, scene.patience_s)
+        return measure_all(bench, lengths, scene.repeats, scene.patience_s)
 
 
 @dataclass(slots=True)
@@ -78,10 +92,11 @@ class Bench:
 
         Judged by the best of a few short runs: one that somebody disturbed would make all that follow too short.
         """
-        runs = [self.bare.run(Load(streams, 16, self._seed()), patience_s=self._patience_s) for _ in range(_TRIALS)]
+        loads = [Load(streams, 16, self._seed(), numbers=_NUMBERS) for _ in range(_TRIALS)]
+        runs = [self.bare.run(load, patience_s=self._patience_s) for load in loads]
         figures = [of_bare(**run, streams=streams) for run in runs]
         # While the prompts of late streams are computed in pieces, early ones generate already: each must outlast that.
-        least = 16 + 12 * streams
+        least = 16 + 8 * streams
         most = (room - figures[0].prompt_tokens) // streams - _SPARE
         if most < least:
             raise BenchmarkError(
@@ -91,29 +106,61 @@ class Bench:
         return max(least, min(most, round(self.seconds * best / streams)))
 
     def repeat(self, streams: int, tokens: int, *, bare_first: bool) -> Repeat:
-        """Measure each side once."""
-        sides = [self._bare, self._node] if bare_first else [self._node, self._bare]
-        measured = {side.__name__: side(Load(streams, tokens, self._seed())) for side in sides}
-        (bare, bare_cpus, bare_waits), (node, cpus, waits) = measured["_bare"], measured["_node"]
+        """Measure both sides in turns, and then the node alone with requests that come one after the other."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                bare, node, cpus, waits = self._both(Load(streams, tokens, self._seed(), numbers=_NUMBERS), bare_first)
+                break
+            except EndedEarlyError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
         # As long as takes every client past its first turn, which waits for the prompts of all others.
         turnover_s = max(1.2 * self.seconds, 2 * max(node.ttft_ms) / 1000)
-        turnover, *_ = self._node(Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s))
-        cpus["bare_others"] = bare_cpus["others"]
-        return Repeat(streams, tokens, bare, node, turnover, cpus, {**waits, **bare_waits})
+        load = Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s, numbers=_NUMBERS)
+        turnover = self._alone(load)
+        return Repeat(streams, tokens, bare, node, turnover, cpus, waits)
 
-    def _bare(self, load: Load) -> tuple[Figures, dict[str, float], dict[str, float]]:
-        pids = {"bare": self.bare.pid}
-        before, started = Cpu.now(pids), time.monotonic()
-        run = self.bare.run(load, patience_s=self._patience_s)
-        after, seconds = Cpu.now(pids), time.monotonic() - started
-        cpus, waits = after.since(before, seconds=seconds), after.waits(before, seconds=seconds)
-        return of_bare(**run, streams=load.streams), cpus, waits
+    def _both(self, load: Load, bare_first: bool) -> tuple[Figures, Figures, dict[str, float], dict[str, float]]:
+        """Both sides in turns: the figures of each, processors in use, and threads that waited for one."""
+        node = {name: self.pids[name] for name in ("engine", "daemon", "broker")}
+        sides = {"bare": [self.bare.pid], "node": list(node.values())}
+        if not bare_first:
+            sides = dict(reversed(sides.items()))
+        turns = Turns(sides, min(TURN_S, self.seconds / _TURNS))
+        with ExitStack() as stack:
 
-    def _node(self, load: Load) -> tuple[Figures, dict[str, float], dict[str, float]]:
+            def start() -> None:
+                stack.enter_context(turns)
+                self.bare.say(asdict(load))
+
+            order = Order(self.port, NAME, load, self._patience_s, {**node, "bare": self.bare.pid})
+            record = consume(order, start=start)
+        run = self.bare.hear(self._patience_s)
+        answers = replies(record.sent, record.messages)
+        begins, ends = in_both(answers, run["marks"])
+        ours, theirs = turns.clocks["node"], turns.clocks["bare"]
+        if not min(clock.at(ends) - clock.at(begins) for clock in (ours, theirs)):
+            raise NeverTogetherError(
+                "all streams generated for less than a turn: longer answers are needed (--seconds)"
+            )
+        return (
+            of_bare(
+                started=theirs.at(run["started"]),
+                marks=[theirs.at(mark) for mark in run["marks"]],
+                prompt_tokens=run["prompt_tokens"],
+                streams=load.streams,
+                window=(theirs.at(begins), theirs.at(ends)),
+            ),
+            of_node([reply.by(ours.at) for reply in answers], (ours.at(begins), ours.at(ends))),
+            _in_its_turns(record.cpus, ours, theirs, record.began, record.ended),
+            _in_its_turns(record.waits, ours, theirs, record.began, record.ended),
+        )
+
+    def _alone(self, load: Load) -> Figures:
         for attempt in range(_ATTEMPTS):
-            record = consume(Order(self.port, NAME, load, self._patience_s, self.pids))
+            record = consume(Order(self.port, NAME, load, self._patience_s))
             try:
-                return of_node(replies(record.sent, record.messages)), record.cpus, record.waits
+                return of_node(replies(record.sent, record.messages))
             except EndedEarlyError:
                 if attempt + 1 == _ATTEMPTS:
                     raise
@@ -129,7 +176,14 @@ class Bench:
         return self.seed
 
 
-def take_turns(bench: Bench, lengths: Mapping[int, int], repeats: int, patience_s: float) -> Series:
+def _in_its_turns(used: dict[str, float], ours: Clock, theirs: Clock, began: float, ended: float) -> dict[str, float]:
+    """Averages over some time as ones over the part of it that was a side's own; of `others` as they were."""
+    parts = {"others": 1.0, "bare": (theirs.at(ended) - theirs.at(began)) / (ended - began)}
+    part = (ours.at(ended) - ours.at(began)) / (ended - began)
+    return {name: value / parts.get(name, part) for name, value in used.items()}
+
+
+def measure_all(bench: Bench, lengths: Mapping[int, int], repeats: int, patience_s: float) -> Series:
     """Measure every number of streams so often; `lengths` are the tokens of an answer, by number of streams.
 
     Raises:
@@ -162,7 +216,7 @@ def _tell(what: str, repeat: Repeat) -> Repeat:
     bare, node = repeat.bare.tokens_per_s, repeat.node.tokens_per_s
     print(
         f"{what}, {repeat.streams} streams: bare {bare:.1f} tokens/s, edged {node:.1f}, ratio {node / bare:.3f}; "
-        f"processors that others used: {repeat.cpus['bare_others']:.2f}, {repeat.cpus['others']:.2f}",
+        f"processors that others used: {repeat.cpus['others']:.2f}",
         file=sys.stderr,
     )
     return repeat

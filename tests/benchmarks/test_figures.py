@@ -7,7 +7,18 @@ from typing import Any
 
 import pytest
 
-from benchmarks.figures import BenchmarkError, EndedEarlyError, Middle, Spread, of_bare, of_node, ratio, replies
+from benchmarks.figures import (
+    BenchmarkError,
+    EndedEarlyError,
+    Middle,
+    NeverTogetherError,
+    Spread,
+    in_both,
+    of_bare,
+    of_node,
+    ratio,
+    replies,
+)
 
 METRICS = {"time_to_first_token_ms": 90.0, "mean_itl_ms": 10.0, "p95_itl_ms": 12.0, "max_itl_ms": 20.0}
 Timed = tuple[float, str]
@@ -99,6 +110,31 @@ def test_the_bare_loop_is_counted_from_the_first_tokens_on() -> None:
     assert figures.tokens_per_s == pytest.approx(4 * 3 / 0.6)
     assert figures.overall_per_s == pytest.approx(4 * 4 / 2.6)
     assert figures.gaps_ms == pytest.approx([100, 200, 300])
+
+
+def test_of_two_sides_only_the_time_counts_in_which_both_generate() -> None:
+    """From a chunk of one stream to another of the same, so that what comes in bursts is counted whole."""
+    answers = replies(SENT, MESSAGES)
+    assert in_both(answers, [0.5, 9.0]) == (2.0, 5.0)
+    assert in_both(answers, [2.5, 9.0]) == (3.0, 5.0)
+    assert in_both(answers, [0.5, 4.9]) == (2.0, 3.0)
+    with pytest.raises(NeverTogetherError, match="one side ended before"):
+        in_both(answers, [0.5, 2.5])
+
+
+def test_a_window_can_be_given_to_both() -> None:
+    node = of_node(replies(SENT, MESSAGES), (2.0, 3.0))
+    assert (node.window_s, node.tokens_per_s) == (1.0, 10.0)
+    assert node.gaps_ms == pytest.approx([1000])
+    bare = of_bare(started=0.0, marks=[1.0, 2.0, 3.0, 4.0], prompt_tokens=9, streams=4, window=(1.5, 3.5))
+    assert bare.tokens_per_s == pytest.approx(4 * 1.0)  # two steps of a second: one whole, and a half of two
+    assert bare.gaps_ms == pytest.approx([1000])
+    assert bare.overall_per_s == pytest.approx(4 * 4 / 4.0)
+
+
+def test_a_reply_can_be_told_by_another_clock() -> None:
+    reply = replies(SENT, MESSAGES)[0].by(lambda at: at / 2)
+    assert (reply.sent, reply.chunks[1], reply.ended) == (0.0, (1.0, 10), 2.5)
 
 
 def test_the_ratio_is_of_neighbouring_measurements() -> None:

@@ -18,7 +18,7 @@ def figures(rate: float) -> Figures:
 
 
 def repeat(node: float, *, bare: float = 100.0, streams: int = 4, others: float = 0.0) -> Repeat:
-    cpus = {"engine": 1.9, "daemon": 0.04, "others": others, "bare_others": 0.0}
+    cpus = {"engine": 1.9, "daemon": 0.04, "others": others, "bare": 1.8}
     return Repeat(streams, 8, figures(bare), figures(node), figures(node), cpus, {"engine": 0.125, "bare": 0.011})
 
 
@@ -97,7 +97,7 @@ class ScriptedBench:
 
 
 def turns(scripted: ScriptedBench, repeats: int, patience_s: float) -> list[Repeat]:
-    return list(throughput.take_turns(cast("throughput.Bench", scripted), {4: 8}, repeats, patience_s).repeats)
+    return list(throughput.measure_all(cast("throughput.Bench", scripted), {4: 8}, repeats, patience_s).repeats)
 
 
 def test_the_sides_take_turns_in_being_first() -> None:
@@ -115,7 +115,7 @@ def test_what_was_disturbed_is_measured_again_while_patience_lasts(monkeypatch: 
 
 def test_streams_that_never_ran_together_cost_one_measurement_and_not_all() -> None:
     bench = ScriptedBench(NeverTogetherError("one stream ended early"), repeat(90))
-    told = throughput.take_turns(cast("throughput.Bench", bench), {4: 8}, 2, 0)
+    told = throughput.measure_all(cast("throughput.Bench", bench), {4: 8}, 2, 0)
     assert (len(told.repeats), told.lost) == (1, ("repeat 1, 4 streams: one stream ended early",))
     assert "one stream ended early" in shown(Throughput({"Q4_1": told}))
     with pytest.raises(BenchmarkError, match="one stream ended early"):
