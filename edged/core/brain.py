@@ -27,7 +27,7 @@ from edged.core.events import (
 )
 from edged.core.fleet import Engine
 from edged.core.parts import Parts
-from edged.core.presence import Presence
+from edged.core.presence import Load, Presence
 from edged.core.receipts import Receipts
 from edged.core.reception import Reception
 from edged.core.records import History, Restored
@@ -35,7 +35,7 @@ from edged.core.recovery import Recovery
 from edged.core.settings import CoreSettings
 from edged.core.stream import Ending, Stream
 from edged.wire.errors import ErrorCode
-from edged.wire.messages import Error, NodeState, Queue
+from edged.wire.messages import Error, NodeState
 
 #: What an engine may take to let go of what was cancelled when the grace period is over, seconds.
 _LET_GO_S = 2.0
@@ -111,7 +111,7 @@ class Core:
         if self._drain_until is not None and not self._stopped:
             due.append(self._drain_until)
         if self._parts.courier.connected:
-            unsaid = self._presence.unsaid(self._state, cards=self._parts.fleet.cards, queue=self._load)
+            unsaid = self._presence.unsaid(self._state, cards=self._parts.fleet.cards, load=self._load)
             due += [] if unsaid is None else [unsaid]
         parts = self._parts
         due += [at for at in (parts.courier.wake_at, parts.holds.next, parts.early.next) if at is not None]
@@ -134,7 +134,7 @@ class Core:
                 continue  # they are the next daemon's
             if courier.failure is not None or courier.undelivered >= self._parts.settings.max_queue:
                 continue  # what they say would only wait
-            while engine.free > 0:
+            while self._parts.queue and engine.free > 0:
                 stream = self._parts.queue.next(alias, self._parts.fleet.running_per_client)
                 if stream is None:
                     break
@@ -217,7 +217,7 @@ class Core:
             self._parts.out.do(
                 self._presence.metrics(
                     self._parts.meter,
-                    queue=self._load,
+                    load=self._load,
                     reconnects=max(0, self._connections - 1),
                     outbox=self._parts.courier.unconfirmed + self._parts.out.unconfirmed,
                     now=now,
@@ -296,16 +296,16 @@ class Core:
         return "online" if self._parts.fleet.has_room else "busy"
 
     @property
-    def _load(self) -> Queue:
+    def _load(self) -> Load:
         waiting = len(self._parts.fleet.surviving) + len(self._parts.queue)
-        return Queue(running=len(self._parts.fleet.running), waiting=waiting, capacity=self._parts.settings.max_queue)
+        return Load(len(self._parts.fleet.running), waiting, self._parts.settings.max_queue)
 
     def _show(self, now: Now, *, force: bool = False) -> None:
         """Publish the card where it is due."""
         if not self._parts.courier.connected:
             return
         card = self._presence.status(
-            self._state, cards=self._parts.fleet.cards, queue=self._load, meter=self._parts.meter, now=now, force=force
+            self._state, cards=self._parts.fleet.cards, load=self._load, meter=self._parts.meter, now=now, force=force
         )
         if card is not None:
             self._parts.out.do(card)

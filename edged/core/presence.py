@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from edged.core.events import Now, Properties, Publish
 from edged.core.meter import Meter
 from edged.core.settings import CoreSettings
@@ -9,6 +11,14 @@ from edged.wire.messages import ModelCard, NodeMetrics, NodeState, Queue, Status
 
 #: The card is published at most so often, seconds; the last change always gets out.
 _STATUS_S = 1.0
+
+
+class Load(NamedTuple):
+    """How busy the node is, in requests: those that run, those that wait, and how many may."""
+
+    running: int
+    waiting: int
+    capacity: int
 
 
 class Presence:
@@ -35,10 +45,10 @@ class Presence:
         return Publish(self._settings.topics.status, card.payload(), retain=True)
 
     def status(
-        self, state: NodeState, *, cards: list[ModelCard], queue: Queue, meter: Meter, now: Now, force: bool = False
+        self, state: NodeState, *, cards: list[ModelCard], load: Load, meter: Meter, now: Now, force: bool = False
     ) -> Publish | None:
         """The card, where it has changed and the last one is not too recent, or where it is forced."""
-        said = (state, queue, tuple(cards))
+        said = (state, load, tuple(cards))
         if not force and (said == self._said or (state == self._state and now.mono < self._said_at + _STATUS_S)):
             return None
         if state != self._state:
@@ -51,7 +61,7 @@ class Presence:
             boot=settings.boot,
             version=settings.version,
             models=cards,
-            queue=queue,
+            queue=Queue(**load._asdict()),
             tokens_per_second=meter.rate(now),
             limits={
                 "max_queue": settings.max_queue,
@@ -64,16 +74,16 @@ class Presence:
         )
         return Publish(settings.topics.status, card.payload(), retain=True)
 
-    def unsaid(self, state: NodeState, *, cards: list[ModelCard], queue: Queue) -> float | None:
+    def unsaid(self, state: NodeState, *, cards: list[ModelCard], load: Load) -> float | None:
         """When the card is due because it has changed, in monotonic seconds; None where it has not."""
-        return None if (state, queue, tuple(cards)) == self._said else self._said_at + _STATUS_S
+        return None if (state, load, tuple(cards)) == self._said else self._said_at + _STATUS_S
 
     @property
     def metrics_at(self) -> float:
         """When the metrics are due, in monotonic seconds."""
         return self._metrics_at
 
-    def metrics(self, meter: Meter, *, queue: Queue, reconnects: int, outbox: int, now: Now) -> Publish:
+    def metrics(self, meter: Meter, *, load: Load, reconnects: int, outbox: int, now: Now) -> Publish:
         """The figures, and the time of the next ones."""
         self._metrics_at = now.mono + self._settings.metrics_s
         figures = NodeMetrics(
@@ -81,8 +91,8 @@ class Presence:
             node=self._settings.topics.node,
             boot=self._settings.boot,
             uptime_s=round(now.mono - self._started, 1),
-            running=queue.running,
-            waiting=queue.waiting,
+            running=load.running,
+            waiting=load.waiting,
             tokens_per_second=meter.rate(now),
             accepted=meter.accepted,
             finished=dict(meter.finished),
