@@ -141,6 +141,7 @@ def load(model: Model, file: Path, settings: Settings) -> protocol.Load:
         flash_attention=model.flash_attention,
         kv_type=model.kv_type,
         itl_target_ms=settings.engine.itl_target_ms,
+        yield_threads=settings.engine.yield_threads,
         hold_ms=settings.stream.flush_ms,
         prefix_cache=model.prefix_cache,
     )

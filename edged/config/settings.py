@@ -201,7 +201,9 @@ class Model(_Section):
         le=2**20,
     )
     parallel: int = _key(8, "How many requests are generated at the same time.", ge=1, le=128)
-    threads: int = _key(0, "CPU threads; 0 = one for each physical core. More than that is slower.", ge=0, le=512)
+    threads: int = _key(
+        0, "CPU threads, at most; 0 = one for each physical core. More than that is slower.", ge=0, le=512
+    )
     gpu_layers: int = _key(
         0, "How many of the model's layers go to the GPU, where llama.cpp was built for one.", ge=0, le=9999
     )
@@ -254,6 +256,12 @@ class Engine(_Section):
         unit="ms",
         ge=5,
         le=10_000,
+    )
+    yield_threads: bool = _key(
+        True,
+        "While other programs want the cores, compute with fewer threads: they wait for each other, and one that has "
+        "no core holds up the others. Requests with a seed get all threads even so, because their number changes the "
+        "last digits.",
     )
 
 

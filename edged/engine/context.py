@@ -71,6 +71,7 @@ class Context:
         pointer: llama.cpp's `llama_context`.
         cells: of the KV cache; llama.cpp may have rounded them up.
         batch: most tokens in one `decode`; no more than the cells.
+        threads: CPU threads that compute.
 
     Raises:
         MemoryError: llama.cpp could not make it; its log tells why.
@@ -93,6 +94,7 @@ class Context:
         self.pointer = int(pointer)
         self.cells: int = llama.llama_n_ctx(self.pointer)
         self.batch: int = llama.llama_n_batch(self.pointer)
+        self.threads = threads
         self._memory = llama.llama_get_memory(self.pointer)
         self._carrier = shape.sequences  # the id behind the last
         if abort_flag is not None:
@@ -112,7 +114,9 @@ class Context:
 
     def use(self, threads: int) -> None:
         """Compute with so many CPU threads from now on."""
-        llama.llama_set_n_threads(self.pointer, threads, threads)
+        if threads != self.threads:
+            llama.llama_set_n_threads(self.pointer, threads, threads)
+            self.threads = threads
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:
         """Let the target own the source's cells of positions `start` to `end` (exclusive) as well."""

@@ -10,6 +10,7 @@ from edged.engine.aside import BLOCK, Aside, Block
 from edged.engine.model import Model
 from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence
+from edged.engine.threads import Threads
 
 #: So many tokens of what was computed before are handed over in one turn: the streams wait for it.
 _GIVEN = 256
@@ -30,6 +31,7 @@ class Prefiller:
     Args:
         model: what computes.
         scheduler: of the model's sequences.
+        threads: there are; half of them for what is computed aside.
         on_block: called for each block that has come home, after its cells and before it is counted.
         on_trouble: called with a sentence where a prompt could not be computed aside.
     """
@@ -38,6 +40,7 @@ class Prefiller:
         self,
         model: Model,
         scheduler: Scheduler,
+        threads: Threads,
         *,
         on_block: Callable[[Slice], None],
         on_trouble: Callable[[str], None],
@@ -46,7 +49,7 @@ class Prefiller:
         self._scheduler = scheduler
         self._on_block = on_block
         self._on_trouble = on_trouble
-        self._threads = model.threads // 2
+        self._threads = threads
         self._cell_bytes = 0.0
         self._aside: Aside | None = None
         self._blocks = 0
@@ -68,6 +71,11 @@ class Prefiller:
             return None
         late = now - aside.since > max(_LATE_S, _LATE * aside.block_s)
         return aside.event if late or self._scheduler.idle else None
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something is computed aside, with a part of the threads."""
+        return self._aside is not None
 
     @property
     def expected_s(self) -> float:
@@ -101,7 +109,8 @@ class Prefiller:
             self._end(self._aside)
 
     def _begin(self) -> None:
-        sequence = self._next() if self._cell_bytes else None
+        half = self._threads.count // 2
+        sequence = self._next() if self._cell_bytes and half else None
         if sequence is None:
             return
         if not memory.fits(round(len(sequence.tokens) * self._cell_bytes) + _COMPUTE):
@@ -110,10 +119,10 @@ class Prefiller:
         sequence.is_aside = True
         sequence.timing.begin(time.monotonic())
         costs = self._scheduler.costs
-        block_s = costs.prefill_s * BLOCK * self._model.threads / self._threads
-        self._model.context.use(self._model.threads - self._threads)
+        block_s = costs.prefill_s * BLOCK * self._threads.count / half
+        self._model.context.use(self._threads.count - half)
         self._blocks = 0
-        self._aside = Aside(self._model, sequence, threads=self._threads, block_s=block_s)
+        self._aside = Aside(self._model, sequence, threads=half, block_s=block_s)
 
     def _next(self) -> Sequence | None:
         """Whose turn it is; None where nobody wants one."""
@@ -140,7 +149,7 @@ class Prefiller:
     def _end(self, aside: Aside) -> None:
         aside.close()
         self._aside = None
-        self._model.context.use(self._model.threads)
+        self._model.context.use(self._threads.count)
         aside.sequence.is_aside = False
         if aside.trouble:
             aside.sequence.stays = True

@@ -36,11 +36,9 @@ from edged.engine.protocol import (
 from edged.engine.pulse import Pulse
 from edged.engine.watch import Patience, Watch
 
-#: What the child starts with, where the operator's environment does not say otherwise. An abort must not start a
-#: debugger. And llama.cpp's threads wait for each other hundreds of times a token: when they spin for long, as is the
-#: default, whatever else wants a core makes them many times slower; when they sleep at once, half of the speed is gone
-#: on an idle machine. So they spin a little (docs/performance.md).
-ENVIRONMENT = {"GGML_NO_BACKTRACE": "1", "GOMP_SPINCOUNT": "2000"}
+#: What the child starts with, where the operator's environment does not say otherwise: an abort must not start a
+#: debugger.
+ENVIRONMENT = {"GGML_NO_BACKTRACE": "1"}
 #: First and longest wait before a child is started again, seconds; it doubles each time.
 _BACKOFF_S = (0.2, 30.0)
 #: A child that has served for so long was not broken: the next wait is the first again. Seconds.

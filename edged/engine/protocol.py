@@ -11,7 +11,7 @@ import json
 import math
 import struct
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
@@ -31,11 +31,12 @@ class Load:
     Attributes:
         context: size of the KV cache in tokens, shared by all sequences.
         parallel: sequences generated at the same time.
-        threads: CPU threads; 0 = one for each physical core.
+        threads: CPU threads, at most; 0 = one for each physical core.
         ubatch: tokens that llama.cpp computes at once.
         flash_attention: `auto`, `on` or `off`.
         kv_type: of the numbers in the KV cache, `f16` or `q8_0`.
         prefix_cache: keep what was computed for those who begin alike.
+        yield_threads: use fewer threads while other programs want the cores.
         itl_target_ms: while sequences are generating, the longest step that prefill may cause, milliseconds.
         hold_ms: text may wait for more text for so long before it is reported, milliseconds.
         digest: of the file, where it is known; empty = the child reads it all once and tells.
@@ -51,6 +52,7 @@ class Load:
     flash_attention: str = "auto"
     kv_type: str = "f16"
     prefix_cache: bool = True
+    yield_threads: bool = False
     itl_target_ms: float = 50.0
     hold_ms: float = 0.0
     digest: str = ""
@@ -234,9 +236,18 @@ _MESSAGES: dict[str, Callable[[Any], Order | Report]] = {
 }
 
 
+def _values(message: Order | Report | Finished) -> dict[str, Any]:
+    """By the names of its fields; `dataclasses.asdict` would copy all that is in them first."""
+    return {name: getattr(message, name) for name in _FIELDS[type(message)]}
+
+
+_FIELDS = {kind: [one.name for one in fields(kind)] for kind in (*get_args(Order), *get_args(Report), Finished)}
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_values)
+
+
 def encode(message: Order | Report) -> bytes:
     """One frame."""
-    text = json.dumps({"op": message.op, **asdict(message)}, ensure_ascii=False, separators=(",", ":"))
+    text = _ENCODER.encode({"op": message.op, **_values(message)})
     body = text.encode("utf-8", "surrogatepass")  # a path may have bytes that are no UTF-8 (PEP 383)
     return _LENGTH.pack(len(body)) + body
 

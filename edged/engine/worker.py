@@ -27,6 +27,7 @@ from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence
 from edged.engine.template import ChatTemplate, PromptError
 from edged.engine.text import TextStream
+from edged.engine.threads import Threads
 from edged.engine.unsent import Unsent
 
 #: Least change of the load's progress that is reported.
@@ -54,9 +55,11 @@ class Worker:
             ubatch=model.ubatch,
             itl_target_s=load.itl_target_ms / 1000,
         )
+        self._threads = Threads(model.threads, fixed=not load.yield_threads)
         self._prefiller = Prefiller(
             model,
             self._scheduler,
+            self._threads,
             on_block=self._advance,
             on_trouble=lambda sentence: channel.send(Note("warning", sentence)),
         )
@@ -186,6 +189,7 @@ class Worker:
         self._unsent.end(Finished(order.uid, "error", prompt_tokens=prompt_tokens, error=error, message=message))
 
     def _step(self, slices: list[Slice]) -> None:
+        self._share_cores()
         outputs = self._fill(slices)
         decoding = sum(1 for piece in slices if piece.sequence.is_decoding)
         prefill = self._batch.size - decoding
@@ -205,6 +209,23 @@ class Worker:
             self._accept(sequence, token)
         self._scheduler.costs.learn(decoding=decoding, prefill=prefill, seconds=now - started)
         self._step_s = now - started
+        self._note(now)
+
+    def _share_cores(self) -> None:
+        """Use as many threads as there are cores for, and all where the answer is to be the same to the last bit."""
+        if not self._prefiller.is_busy:
+            exact = any(sequence.exact for sequence in self._scheduler.running)
+            self._context.use(self._threads.most if exact else self._threads.count)
+
+    def _note(self, now: float) -> None:
+        """Find out whether others want the cores."""
+        threads = self._threads
+        if self._context.threads != threads.count:
+            threads.forget(now)
+        elif threads.note(now, self._step_s):
+            less = threads.count < threads.most
+            why = "other programs want the cores" if less else "the cores are free again"
+            self._channel.send(Note("info", f"computing with {threads.count} of {threads.most} threads: {why}"))
 
     def _fill(self, slices: list[Slice]) -> list[tuple[Sequence, int]]:
         """Fill the batch; returns the sequences that get a token, with the index of their logits."""

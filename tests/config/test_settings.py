@@ -60,7 +60,7 @@ def test_every_setting_has_the_documented_default() -> None:
                 },
             },
         ),
-        "engine": {"itl_target_ms": 50},
+        "engine": {"itl_target_ms": 50, "yield_threads": True},
         "stream": {"flush_ms": 40, "flush_tokens": 32, "max_waiting": 8, "max_pause_s": 300},
         "limits": {
             "max_queue": 256,

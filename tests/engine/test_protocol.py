@@ -81,6 +81,7 @@ _load = st.builds(
     parallel=_size,
     threads=_size,
     gpu_layers=_size,
+    yield_threads=st.booleans(),
     itl_target_ms=_real,
     digest=st.text(),
 )

@@ -1,0 +1,205 @@
+"""The worker beside programs that want the cores. It runs in the test's own process, and the clocks are scripted."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import llama_cpp as llama
+import pytest
+
+from edged.engine.channel import Channel
+from edged.engine.model import LogTap, Model
+from edged.engine.protocol import Cancel, Decoder, Generate, Load, Note
+from edged.engine.pulse import Pulse
+from edged.engine.threads import Clocks
+from edged.engine.worker import Worker
+from tests.engine import kinds
+from tests.engine.kinds import letters
+from tests.engine.simulated import Priced
+from tests.engine.talk import DEFAULTS
+
+PATIENCE_S = 60.0
+
+
+class Neighbours:
+    """Programs beside the engine, as the kernel's clocks tell of them; time runs faster than in the real world."""
+
+    def __init__(self) -> None:
+        self.waiting = self.idle = 0.0
+        self._clocks, self._at = Clocks(0.0, 0.0), time.monotonic()
+
+    def now(self) -> Clocks:
+        before, self._at = self._at, time.monotonic()
+        elapsed = self._at - before
+        self._clocks = Clocks(self._clocks.waited + self.waiting * elapsed, self._clocks.idle + self.idle * elapsed)
+        return self._clocks
+
+
+@pytest.fixture
+def neighbours(monkeypatch: pytest.MonkeyPatch) -> Neighbours:
+    scripted = Neighbours()
+    monkeypatch.setattr(Clocks, "now", scripted.now)
+    monkeypatch.setattr("edged.engine.threads._WINDOW_S", 0.02)
+    monkeypatch.setattr("edged.engine.threads._BUSY", 0.0)  # the test takes its time between steps
+    monkeypatch.setattr("edged.engine.threads._REST_S", (0.05, 0.05))
+    return scripted
+
+
+class Rig:
+    """A worker whose turns the test takes."""
+
+    def __init__(self, path: Path, *, yields: bool) -> None:
+        self._here, self._there = socket.socketpair()
+        self._log = LogTap(lambda _level, _line: None)
+        self._pulse = Pulse()
+        shape: dict[str, Any] = {"context": 2048, "parallel": 4, "threads": 2, "flash_attention": "off"}
+        load = Load(path=str(path), itl_target_ms=0.001, yield_threads=yields, **shape)
+        self.model = Model(load, on_progress=lambda _fraction: None, log=self._log)
+        self.worker = Worker(Channel(self._here), self.model, self._pulse, load)
+        self.worker.try_out()
+        self.worker._scheduler.costs = Priced()
+        self._decoder = Decoder()
+        self._there.setblocking(False)
+
+    def threads(self) -> int:
+        """With how many llama.cpp computes."""
+        return int(llama.llama_n_threads(self.model.context.pointer))
+
+    def is_aside(self) -> bool:
+        """Whether a prompt is computed aside."""
+        return self.worker._prefiller.is_busy
+
+    def ask(self, uid: int, prompt: str, **fields: Any) -> None:
+        self.worker._obey(Generate(uid=uid, prompt=prompt, **(DEFAULTS | {"max_tokens": 1500} | fields)))
+
+    def cancel(self, uid: int) -> None:
+        self.worker._obey(Cancel(uid))
+
+    def turn(self) -> None:
+        self.worker._prefiller.tend()
+        if slices := self.worker._scheduler.plan():
+            self.worker._step(slices)
+
+    def until(self, threads: int) -> None:
+        """Turn until llama.cpp computes with so many."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.threads() != threads:
+            self.turn()
+            assert time.monotonic() < deadline
+
+    def notes(self) -> list[Note]:
+        try:
+            data = self._there.recv(1 << 16)
+        except BlockingIOError:
+            return []
+        return [one for one in self._decoder.feed(data) if isinstance(one, Note)]
+
+    def close(self) -> None:
+        self.worker._prefiller.close()
+        self.model.close()
+        self._pulse.close()
+        self._here.close()
+        self._there.close()
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("threads") / "plain.gguf"
+    kinds.write(path, "plain")
+    return path
+
+
+@contextmanager
+def working(path: Path, *, yields: bool = True) -> Iterator[Rig]:
+    rig = Rig(path, yields=yields)
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
+def test_a_core_that_others_want_is_left_to_them_and_taken_back(plain: Path, neighbours: Neighbours) -> None:
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))
+        rig.turn()
+        assert rig.threads() == 2
+        neighbours.waiting = 0.5
+        rig.until(1)
+        neighbours.waiting, neighbours.idle = 0.0, 1.0
+        rig.until(2)
+        assert [(note.level, note.text) for note in rig.notes()] == [
+            ("info", "computing with 1 of 2 threads: other programs want the cores"),
+            ("info", "computing with 2 of 2 threads: the cores are free again"),
+        ]
+
+
+def test_where_it_is_not_to_yield_it_does_not(plain: Path, neighbours: Neighbours) -> None:
+    with working(plain, yields=False) as rig:
+        rig.ask(1, letters(20, 1))
+        neighbours.waiting = 0.5
+        began = time.monotonic()
+        while time.monotonic() < began + 0.3:
+            rig.turn()
+            assert rig.threads() == 2
+        assert rig.notes() == []
+
+
+def test_an_answer_that_has_to_be_the_same_is_computed_as_ever(plain: Path, neighbours: Neighbours) -> None:
+    """With fewer threads llama.cpp adds some numbers up in another order."""
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))
+        neighbours.waiting = 0.5
+        rig.until(1)
+        rig.ask(2, letters(20, 2), exact=True)
+        rig.turn()
+        assert rig.threads() == 2
+        for _ in range(50):
+            rig.turn()
+            assert rig.threads() == 2
+        rig.cancel(2)
+        rig.turn()
+        assert rig.threads() == 1
+        assert len(rig.notes()) == 1  # what was measured meanwhile is not held against the number
+
+
+def test_with_one_thread_left_nothing_is_computed_aside(plain: Path, neighbours: Neighbours) -> None:
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))
+        neighbours.waiting = 0.5
+        rig.until(1)
+        rig.ask(2, letters(600, 2))
+        for _ in range(3):
+            rig.turn()
+            assert not rig.is_aside()
+        found = rig.worker._scheduler.find(2)
+        assert found is not None
+        assert found.computed > 0  # it goes along in the steps of the other one
+        rig.cancel(2)
+        neighbours.waiting, neighbours.idle = 0.0, 1.0
+        rig.until(2)
+        rig.ask(3, letters(600, 3))
+        rig.turn()
+        rig.turn()
+        assert rig.is_aside()
+        assert rig.threads() == 1  # the other one computes aside
+
+
+def test_what_was_measured_beside_one_that_is_computed_aside_does_not_count(
+    plain: Path, neighbours: Neighbours
+) -> None:
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))
+        for _ in range(5):
+            rig.turn()
+        rig.ask(2, letters(1200, 2))
+        while not rig.is_aside():
+            rig.turn()
+        neighbours.waiting = 0.5
+        while rig.is_aside():
+            rig.turn()
+        assert rig.notes() == []
