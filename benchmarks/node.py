@@ -27,6 +27,11 @@ class Node:
     daemon: Child
 
     @property
+    def own(self) -> list[int]:
+        """The daemon's process and its engine's, of this node alone."""
+        return [self.daemon.pid, *descendants(self.daemon.pid)]
+
+    @property
     def pids(self) -> dict[str, int]:
         """Its processes, by what they are.
 

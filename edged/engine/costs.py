@@ -11,7 +11,7 @@ _STEPS = 5
 _NEWEST = 0.2
 #: A step's prefill counts as so many times dearer or cheaper than expected at most.
 _MOST = 4.0
-#: Fewer tokens say little of what one costs: a step has a price of its own.
+#: Fewer tokens say little of what one costs, where decoding takes most of the step: it has a price of its own.
 _TELLING = 16
 #: After so many steps of both, decoding is measured by itself again: it gets dearer the more cells are in use, and that
 #: must not be charged to a prompt, which would be given fewer and fewer tokens for it.
@@ -62,5 +62,7 @@ class Costs:
         if not self.prefill_s:
             self.prefill_s = new
             return
+        # Few tokens are telling where they should make the step much longer: by how much can be seen then.
+        telling = max(prefill / _TELLING, prefill * self.prefill_s / decode_s if decode_s else 0.0)
         new = min(self.prefill_s * _MOST, max(self.prefill_s / _MOST, new))
-        self.prefill_s += _NEWEST * min(1.0, prefill / _TELLING) * (new - self.prefill_s)
+        self.prefill_s += _NEWEST * min(1.0, telling) * (new - self.prefill_s)

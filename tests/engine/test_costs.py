@@ -60,6 +60,20 @@ def test_a_prompt_of_two_tokens_does_not_say_what_a_token_costs() -> None:
     assert taught((0, 2, 0.016)).prefill_s == pytest.approx(0.001)
 
 
+def test_a_price_that_is_too_high_is_corrected_although_so_few_tokens_go_along() -> None:
+    """It was learnt beside a busy neighbour, and as many tokens go along as make a step twice as long by that price."""
+    costs = taught((4, 0, 0.040), (0, 100, 3.2))
+    for _ in range(25):
+        tokens = max(1, int(0.040 / costs.prefill_s))
+        costs.learn(decoding=4, prefill=tokens, seconds=0.040 + 0.008 * tokens)
+    assert costs.prefill_s == pytest.approx(0.008, rel=0.2)
+
+
+def test_few_tokens_that_hardly_count_in_a_step_say_little() -> None:
+    costs = taught((4, 0, 0.040), (0, 100, 0.1), (4, 2, 0.060))
+    assert costs.prefill_s == pytest.approx(0.001 + 0.2 * 2 / 16 * 0.003)
+
+
 def test_a_first_step_of_both_is_shared_out_by_tokens() -> None:
     assert taught((2, 18, 0.020)).prefill_s == pytest.approx(0.001)
 
