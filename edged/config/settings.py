@@ -260,8 +260,8 @@ class Engine(_Section):
     yield_threads: bool = _key(
         True,
         "While other programs want the cores, compute with fewer threads: they wait for each other, and one that has "
-        "no core holds up the others. Requests with a seed get all threads even so, because their number changes the "
-        "last digits.",
+        "no core holds up the others. A request with a seed that runs alone gets all threads even so, because their "
+        "number changes the last digits.",
     )
 
 

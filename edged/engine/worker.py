@@ -214,7 +214,7 @@ class Worker:
     def _share_cores(self) -> None:
         """Use as many threads as there are cores for, and all where the answer is to be the same to the last bit."""
         if not self._prefiller.is_busy:
-            exact = any(sequence.exact for sequence in self._scheduler.running)
+            exact = any(sequence.exact and sequence.is_alone for sequence in self._scheduler.running)
             self._context.use(self._threads.most if exact else self._threads.count)
 
     def _note(self, now: float) -> None:

@@ -155,16 +155,27 @@ def test_an_answer_that_has_to_be_the_same_is_computed_as_ever(plain: Path, neig
         rig.ask(1, letters(20, 1))
         neighbours.waiting = 0.5
         rig.until(1)
+        rig.cancel(1)
         rig.ask(2, letters(20, 2), exact=True)
-        rig.turn()
-        assert rig.threads() == 2
         for _ in range(50):
             rig.turn()
             assert rig.threads() == 2
         rig.cancel(2)
+        rig.ask(3, letters(20, 3))
         rig.turn()
         assert rig.threads() == 1
         assert len(rig.notes()) == 1  # what was measured meanwhile is not held against the number
+
+
+def test_beside_others_it_need_not_be_the_same_and_slows_nobody_down(plain: Path, neighbours: Neighbours) -> None:
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))
+        neighbours.waiting = 0.5
+        rig.until(1)
+        rig.ask(2, letters(20, 2), exact=True)
+        for _ in range(20):
+            rig.turn()
+            assert rig.threads() == 1
 
 
 def test_with_one_thread_left_nothing_is_computed_aside(plain: Path, neighbours: Neighbours) -> None:
