@@ -6,7 +6,7 @@ import json
 import select
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -62,10 +62,7 @@ class Loop:
 
     def say(self, order: dict[str, Any]) -> None:
         """Give it a line."""
-        if self._process.stdin is not None:
-            with suppress(BrokenPipeError):  # hearing nothing will tell why
-                self._process.stdin.write(json.dumps(order) + "\n")
-                self._process.stdin.flush()
+        _write(self._process, json.dumps(order))
 
 
 def bare_loop(setup: Setup, directory: Path) -> AbstractContextManager[Loop]:
@@ -107,11 +104,47 @@ def _loop(name: str, module: str, setup: Setup, log: Path) -> Iterator[Loop]:
             process.kill()
 
 
-def consume(order: Order, *, start: Callable[[], None] = lambda: None) -> Record:
-    """Have `consumer.py` carry out an order; `start` is called when it is ready, right before it sends the requests.
+class Consumer:
+    """A running `consumer.py`.
+
+    Args:
+        patience_s: how long it may take until all answers have ended, seconds.
+        said: what has been read of its standard output.
+    """
+
+    def __init__(self, process: subprocess.Popen[str], patience_s: float, said: str) -> None:
+        self._process = process
+        self._patience_s = patience_s
+        self._said = said
+
+    def start(self) -> None:
+        """Have it send its requests."""
+        _write(self._process, READY)
+
+    def record(self) -> Record:
+        """What it noted, when all answers have ended.
+
+        Raises:
+            BenchmarkError: it failed, or did not get all answers in time.
+        """
+        try:
+            said, complaint = self._process.communicate(timeout=self._patience_s)
+        except subprocess.TimeoutExpired:
+            raise BenchmarkError(f"the consumer did not end within {self._patience_s:.0f} s") from None
+        if self._process.returncode:
+            raise BenchmarkError(f"the consumer failed: {complaint.strip()[-2000:]}")
+        record = Record(**json.loads(self._said + said))
+        if record.complaint:
+            raise BenchmarkError(record.complaint)
+        return record
+
+
+@contextmanager
+def consumer(order: Order) -> Iterator[Consumer]:
+    """Run `consumer.py` as long as the block does; it is connected, and the node is online.
 
     Raises:
-        BenchmarkError: it failed, or did not get all answers in time.
+        BenchmarkError: it failed, or the node is not online in time.
     """
     patience_s = order.patience_s + 30
     with subprocess.Popen(
@@ -123,24 +156,31 @@ def consume(order: Order, *, start: Callable[[], None] = lambda: None) -> Record
         cwd=ROOT,
     ) as process:
         try:
-            stdin, stdout = process.stdin, process.stdout
-            assert stdin is not None  # noqa: S101 - both were asked for
-            assert stdout is not None  # noqa: S101
-            with suppress(BrokenPipeError):  # its standard error will tell why
-                stdin.write(json.dumps(asdict(order)) + "\n")
-                stdin.flush()
-            first = stdout.readline() if select.select([stdout], [], [], patience_s)[0] else ""
-            if first == f"{READY}\n":
-                first = ""
-                start()
-            said, complaint = process.communicate(f"{READY}\n", timeout=patience_s)
-        except subprocess.TimeoutExpired:
-            raise BenchmarkError(f"the consumer did not end within {patience_s:.0f} s") from None
+            _write(process, json.dumps(asdict(order)))
+            out = process.stdout
+            first = out.readline() if out is not None and select.select([out], [], [], patience_s)[0] else ""
+            is_ready = first == f"{READY}\n"
+            one = Consumer(process, patience_s, "" if is_ready else first)
+            if not is_ready:
+                one.record()  # it has a complaint
+            yield one
         finally:
             process.kill()
-    if process.returncode:
-        raise BenchmarkError(f"the consumer failed: {complaint.strip()[-2000:]}")
-    record = Record(**json.loads(first + said))
-    if record.complaint:
-        raise BenchmarkError(record.complaint)
-    return record
+
+
+def consume(order: Order) -> Record:
+    """Have `consumer.py` carry out an order.
+
+    Raises:
+        BenchmarkError: it failed, or did not get all answers in time.
+    """
+    with consumer(order) as one:
+        one.start()
+        return one.record()
+
+
+def _write(process: subprocess.Popen[str], line: str) -> None:
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):  # hearing nothing will tell why
+            process.stdin.write(f"{line}\n")
+            process.stdin.flush()

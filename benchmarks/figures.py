@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
+
+#: So many times a measurement is made in which the model ended an answer before its length was reached.
+_ATTEMPTS = 3
 
 
 class BenchmarkError(Exception):
@@ -162,21 +166,21 @@ def together(answers: Sequence[Reply]) -> Window:
     return begins, ends
 
 
-def in_both(answers: Sequence[Reply], marks: Sequence[float]) -> Window:
+def in_both(answers: Sequence[Reply], other: Window) -> Window:
     """When all streams of both sides generated, which work at the same time; from one chunk of a stream to another.
 
     As tokens come in chunks, and those of all streams in a burst, any other beginning or end would count a part of what
     was generated before it, or pass over a part of it.
 
     Args:
-        answers: the node's.
-        marks: the bare loop's, as in `bare.BareRun`.
+        answers: the one side's.
+        other: when all streams of the other side generated.
 
     Raises:
         NeverTogetherError: at no time.
     """
     begins, ends = together(answers)
-    begins, ends = max(begins, marks[0]), min(ends, marks[-1])
+    begins, ends = max(begins, other[0]), min(ends, other[1])
     first = min(answers, key=lambda reply: reply.stream)
     between = [at for at, _ in first.chunks if begins <= at <= ends]
     if len(between) < 2:
@@ -230,6 +234,21 @@ def of_bare(
 def _steps(marks: Sequence[float], begins: float, ends: float) -> float:
     """How many of the steps that end at the marks lie between two times; of one that lies there in part, that part."""
     return sum(max(0.0, min(b, ends) - max(a, begins)) / (b - a) for a, b in pairwise(marks) if a < b)
+
+
+_T = TypeVar("_T")
+
+
+def long_enough(measure: Callable[[], _T]) -> _T:
+    """What a measurement says, which is repeated a few times where the model ends an answer early; with other seeds.
+
+    Raises:
+        EndedEarlyError: it always did.
+    """
+    for _ in range(_ATTEMPTS - 1):
+        with suppress(EndedEarlyError):
+            return measure()
+    return measure()
 
 
 @dataclass(frozen=True, slots=True)

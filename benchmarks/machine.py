@@ -6,11 +6,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from edged.engine.threads import waited_s
 from edged.tune.others import look, machine_seconds
 
 #: What other processes may use beside a measurement: processors.
@@ -42,7 +42,7 @@ class Cpu:
             FileNotFoundError: one of the processes is gone.
         """
         tells = (_PROC / "self" / "schedstat").exists()
-        waited = {name: _waited(pid) for name, pid in pids.items()} if tells else {}
+        waited = {name: waited_s(pid) for name, pid in pids.items()} if tells else {}
         return cls({name: _used(pid) for name, pid in pids.items()}, machine_seconds(), waited)
 
     def since(self, before: Cpu, *, seconds: float) -> dict[str, float]:
@@ -77,15 +77,6 @@ def _used(pid: int) -> float:
     """Seconds of processor time that a process has used, children that have ended not included."""
     fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICKS  # utime and stime; the name in brackets may have blanks
-
-
-def _waited(pid: int) -> float:
-    """Seconds that the threads of a process have waited for a processor while they could have run."""
-    waited = 0
-    for thread in (_PROC / str(pid) / "task").iterdir():
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
-            waited += int((thread / "schedstat").read_text().split()[1])
-    return waited / 1e9
 
 
 def resident(pid: int) -> int:

@@ -56,11 +56,6 @@ class Turns:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="turns", daemon=True)
 
-    @property
-    def running(self) -> bool:
-        """Whether the turns have begun and are not over."""
-        return self._thread.is_alive()
-
     def __enter__(self) -> Self:
         for name in list(self._sides)[1:]:
             self._signal(name, signal.SIGSTOP)

@@ -12,17 +12,16 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 
-from benchmarks.children import Loop, bare_loop, consume
+from benchmarks.children import Loop, bare_loop, consume, consumer
 from benchmarks.consumer import Order
 from benchmarks.figures import (
     BenchmarkError,
-    EndedEarlyError,
     Figures,
     NeverTogetherError,
     in_both,
+    long_enough,
     of_bare,
     of_node,
     replies,
@@ -47,8 +46,6 @@ _SPARE = 64
 _CELLS = 512
 #: Short runs by which the length of the others is judged.
 _TRIALS = 3
-#: So many times a measurement is repeated in which the model ended an answer before its length was reached.
-_ATTEMPTS = 3
 
 
 def measure(scene: Scene) -> Throughput:
@@ -107,37 +104,29 @@ class Bench:
 
     def repeat(self, streams: int, tokens: int, *, bare_first: bool) -> Repeat:
         """Measure both sides in turns, and then the node alone with requests that come one after the other."""
-        for attempt in range(_ATTEMPTS):
-            try:
-                bare, node, cpus, waits = self._both(Load(streams, tokens, self._seed(), numbers=_NUMBERS), bare_first)
-                break
-            except EndedEarlyError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
+        bare, node, cpus, waits = long_enough(lambda: self._both(streams, tokens, bare_first=bare_first))
         # As long as takes every client past its first turn, which waits for the prompts of all others.
         turnover_s = max(1.2 * self.seconds, 2 * max(node.ttft_ms) / 1000)
-        load = Load(streams, min(tokens, _SHORT), self._seed(), turnover_s=turnover_s, numbers=_NUMBERS)
-        turnover = self._alone(load)
+        turnover = long_enough(lambda: self._alone(streams, min(tokens, _SHORT), turnover_s))
         return Repeat(streams, tokens, bare, node, turnover, cpus, waits)
 
-    def _both(self, load: Load, bare_first: bool) -> tuple[Figures, Figures, dict[str, float], dict[str, float]]:
+    def _both(
+        self, streams: int, tokens: int, *, bare_first: bool
+    ) -> tuple[Figures, Figures, dict[str, float], dict[str, float]]:
         """Both sides in turns: the figures of each, processors in use, and threads that waited for one."""
-        node = {name: self.pids[name] for name in ("engine", "daemon", "broker")}
-        sides = {"bare": [self.bare.pid], "node": list(node.values())}
+        load = Load(streams, tokens, self._seed(), numbers=_NUMBERS)
+        sides = {"bare": [self.bare.pid], "node": list(self.pids.values())}
         if not bare_first:
             sides = dict(reversed(sides.items()))
-        turns = Turns(sides, min(TURN_S, self.seconds / _TURNS))
-        with ExitStack() as stack:
-
-            def start() -> None:
-                stack.enter_context(turns)
+        order = Order(self.port, NAME, load, self._patience_s, {**self.pids, "bare": self.bare.pid})
+        with consumer(order) as one:
+            with Turns(sides, min(TURN_S, self.seconds / _TURNS)) as turns:
                 self.bare.say(asdict(load))
-
-            order = Order(self.port, NAME, load, self._patience_s, {**node, "bare": self.bare.pid})
-            record = consume(order, start=start)
-        run = self.bare.hear(self._patience_s)
+                one.start()
+                record = one.record()
+            run = self.bare.hear(self._patience_s)
         answers = replies(record.sent, record.messages)
-        begins, ends = in_both(answers, run["marks"])
+        begins, ends = in_both(answers, (run["marks"][0], run["marks"][-1]))
         ours, theirs = turns.clocks["node"], turns.clocks["bare"]
         if not min(clock.at(ends) - clock.at(begins) for clock in (ours, theirs)):
             raise NeverTogetherError(
@@ -156,16 +145,10 @@ class Bench:
             _in_its_turns(record.waits, ours, theirs, record.began, record.ended),
         )
 
-    def _alone(self, load: Load) -> Figures:
-        for attempt in range(_ATTEMPTS):
-            record = consume(Order(self.port, NAME, load, self._patience_s))
-            try:
-                return of_node(replies(record.sent, record.messages))
-            except EndedEarlyError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-                load = replace(load, seed=self._seed())
-        raise AssertionError("the last attempt returns or raises")
+    def _alone(self, streams: int, tokens: int, turnover_s: float) -> Figures:
+        load = Load(streams, tokens, self._seed(), turnover_s=turnover_s, numbers=_NUMBERS)
+        record = consume(Order(self.port, NAME, load, self._patience_s))
+        return of_node(replies(record.sent, record.messages))
 
     @property
     def _patience_s(self) -> float:

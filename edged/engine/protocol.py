@@ -236,12 +236,14 @@ _MESSAGES: dict[str, Callable[[Any], Order | Report]] = {
 }
 
 
+_FIELDS = {kind: [one.name for one in fields(kind)] for kind in (*get_args(Order), *get_args(Report), Finished)}
+
+
 def _values(message: Order | Report | Finished) -> dict[str, Any]:
     """By the names of its fields; `dataclasses.asdict` would copy all that is in them first."""
     return {name: getattr(message, name) for name in _FIELDS[type(message)]}
 
 
-_FIELDS = {kind: [one.name for one in fields(kind)] for kind in (*get_args(Order), *get_args(Report), Finished)}
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_values)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,10 +44,21 @@ class Clocks:
     def now(cls) -> Clocks | None:
         """Read them (proc(5)); None where the kernel does not tell."""
         try:
-            waited = sum(int(file.read_text().split()[1]) for file in (_PROC / "self/task").glob("*/schedstat"))
-            return cls(waited / 1e9, _idle_s(os.sched_getaffinity(0)))
+            return cls(waited_s("self"), _idle_s(os.sched_getaffinity(0)))
         except (OSError, IndexError, ValueError):
             return None
+
+
+def waited_s(process: int | str) -> float:
+    """Seconds that the threads of a process have waited for a core while they could have run, all of them added up.
+
+    0 where the kernel does not tell.
+    """
+    waited = 0
+    for file in (_PROC / str(process) / "task").glob("*/schedstat"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # that thread has just ended
+            waited += int(file.read_text().split()[1])
+    return waited / 1e9
 
 
 def _idle_s(cpus: set[int]) -> float:

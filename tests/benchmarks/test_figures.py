@@ -14,6 +14,7 @@ from benchmarks.figures import (
     NeverTogetherError,
     Spread,
     in_both,
+    long_enough,
     of_bare,
     of_node,
     ratio,
@@ -115,11 +116,27 @@ def test_the_bare_loop_is_counted_from_the_first_tokens_on() -> None:
 def test_of_two_sides_only_the_time_counts_in_which_both_generate() -> None:
     """From a chunk of one stream to another of the same, so that what comes in bursts is counted whole."""
     answers = replies(SENT, MESSAGES)
-    assert in_both(answers, [0.5, 9.0]) == (2.0, 5.0)
-    assert in_both(answers, [2.5, 9.0]) == (3.0, 5.0)
-    assert in_both(answers, [0.5, 4.9]) == (2.0, 3.0)
+    assert in_both(answers, (0.5, 9.0)) == (2.0, 5.0)
+    assert in_both(answers, (2.5, 9.0)) == (3.0, 5.0)
+    assert in_both(answers, (0.5, 4.9)) == (2.0, 3.0)
     with pytest.raises(NeverTogetherError, match="one side ended before"):
-        in_both(answers, [0.5, 2.5])
+        in_both(answers, (0.5, 2.5))
+
+
+def test_a_measurement_is_repeated_where_the_model_ended_an_answer_but_not_for_ever() -> None:
+    outcomes: list[int | EndedEarlyError] = [EndedEarlyError("early"), EndedEarlyError("early"), 7]
+
+    def measure() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, EndedEarlyError):
+            raise outcome
+        return outcome
+
+    assert long_enough(measure) == 7
+    outcomes += [EndedEarlyError("early")] * 4
+    with pytest.raises(EndedEarlyError):
+        long_enough(measure)
+    assert len(outcomes) == 1
 
 
 def test_a_window_can_be_given_to_both() -> None:

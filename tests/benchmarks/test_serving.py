@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.children import bare_loop
+from benchmarks.children import bare_loop, consume
+from benchmarks.consumer import Order
 from benchmarks.figures import BenchmarkError
 from benchmarks.load import Load, Setup
 from edged.config import Settings
@@ -103,3 +105,15 @@ def test_a_bare_loop_that_cannot_start_says_why(tmp_path: Path) -> None:
     setup = Setup.of(Settings(models=(Model(path=str(tmp_path / "no.gguf"), context=256, parallel=1),)))
     with pytest.raises(BenchmarkError, match=r"llama\.cpp cannot load 'no\.gguf'"), bare_loop(setup, tmp_path):
         pass
+
+
+def test_a_node_that_does_not_come_is_a_sentence() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf, pytest.raises(BenchmarkError, match="nowhere to be seen"):
+        consume(Order(deaf.getsockname()[1], "bench", Load(1, 1, seed=1), patience_s=0.3))
+
+
+def test_a_consumer_that_fails_is_told_of() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as gone:
+        port = gone.getsockname()[1]
+    with pytest.raises(BenchmarkError, match=r"(?s)the consumer failed: .*refused"):
+        consume(Order(port, "bench", Load(1, 1, seed=1), patience_s=5))

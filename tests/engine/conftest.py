@@ -9,6 +9,7 @@ import pytest
 
 from edged.engine.files import ModelNotFound, resolve
 from edged.engine.protocol import Load
+from tests.engine import kinds
 from tests.engine.handles import Handle
 from tests.engine.talk import Talk
 
@@ -20,6 +21,14 @@ def starter() -> Path:
         return resolve("starter")
     except ModelNotFound as error:
         pytest.fail(str(error), pytrace=False)
+
+
+@pytest.fixture(scope="session")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model: what it says next depends on all that it has read."""
+    path = tmp_path_factory.mktemp("plain") / "plain.gguf"
+    kinds.write(path, "plain")
+    return path
 
 
 # One thread each: with as many as there are cores, any other load on the machine slows llama.cpp down twentyfold.

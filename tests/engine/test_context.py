@@ -15,16 +15,8 @@ from edged.engine.batch import Batch
 from edged.engine.context import ABORTED, Context, DecodeError
 from edged.engine.model import LogTap, Model
 from edged.engine.protocol import Load
-from tests.engine import kinds
 
 TOKENS = [260 + 7 * i % 20 for i in range(256)]  # letters
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("context") / "plain.gguf"
-    kinds.write(path, "plain")
-    return path
 
 
 @contextmanager

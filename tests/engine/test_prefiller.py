@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import select
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,110 +15,14 @@ import pytest
 
 from edged.engine import memory
 from edged.engine.aside import Aside
-from edged.engine.channel import Channel
 from edged.engine.context import Context
-from edged.engine.model import LogTap, Model
-from edged.engine.prefiller import Prefiller
-from edged.engine.protocol import Cancel, Generate, Load
-from edged.engine.pulse import Pulse
-from edged.engine.sequence import Sequence
-from edged.engine.worker import Worker
-from tests.engine import kinds
 from tests.engine.kinds import letters
-from tests.engine.simulated import Priced
-from tests.engine.talk import DEFAULTS
-
-PATIENCE_S = 60.0
-
-
-class Rig:
-    """A worker whose turns the test takes.
-
-    Attributes:
-        logged: what llama.cpp has logged.
-        notes: what went wrong aside.
-        said: tokens by uid.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._here, self._there = socket.socketpair()
-        self.logged, self.notes = list[str](), list[str]()
-        self.log, self.pulse = LogTap(lambda _level, line: self.logged.append(line)), Pulse()
-        load = Load(path=str(path), context=2048, parallel=4, threads=2, itl_target_ms=0.001, flash_attention="off")
-        self.model = Model(load, on_progress=lambda _fraction: None, log=self.log)
-        self.worker = Worker(Channel(self._here), self.model, self.pulse, load)
-        self.worker.try_out()
-        self.worker._scheduler.costs = Priced()
-        self.worker._prefiller._on_trouble = self.notes.append
-        self.said: dict[int, list[int]] = {}
-
-    @property
-    def prefiller(self) -> Prefiller:
-        return self.worker._prefiller
-
-    @property
-    def aside(self) -> Aside:
-        found = self.prefiller._aside
-        assert found is not None
-        return found
-
-    def ask(self, uid: int, prompt: str) -> Sequence:
-        self.said[uid] = []
-        self.worker._obey(Generate(uid=uid, prompt=prompt, **(DEFAULTS | {"max_tokens": 1500})))
-        self.turn()
-        found = self.worker._scheduler.find(uid)
-        assert found is not None
-        return found
-
-    def cancel(self, uid: int) -> None:
-        self.worker._obey(Cancel(uid))
-
-    def turn(self) -> None:
-        self.prefiller.tend()
-        if slices := self.worker._scheduler.plan():
-            self.worker._step(slices)
-        for uid, _, tokens in self.worker._unsent.take(time.monotonic()).deltas:
-            self.said[uid] += tokens
-
-    def run_until(self, condition: Callable[[], bool]) -> None:
-        """Let the worker run by itself until something is true, and then lose its daemon."""
-        deadline = time.monotonic() + PATIENCE_S
-        thread = threading.Thread(target=self.worker.run)
-        thread.start()
-        while not (met := condition()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._there.shutdown(socket.SHUT_WR)
-        thread.join(PATIENCE_S)
-        assert met
-
-    def until_over(self) -> None:
-        """Turn until nothing is computed aside any more."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.prefiller._aside is not None:
-            self.turn()
-            assert time.monotonic() < deadline
-
-    def both(self) -> Sequence:
-        """One that generates, and a long prompt that is computed aside, of which nothing has come back yet."""
-        self.ask(1, letters(20, 1))
-        long = self.ask(2, letters(600, 2))
-        self.prefiller.tend()
-        assert long.is_aside
-        return long
-
-    def close(self) -> None:
-        self.prefiller.close()
-        self.model.close()
-        llama.llama_log_set(llama.llama_log_callback(), ctypes.c_void_p(0))
-        self.pulse.close()
-        self._here.close()
-        self._there.close()
+from tests.engine.rig import PATIENCE_S, Rig
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
-    kinds.write(tmp_path / "plain.gguf", "plain")
-    it = Rig(tmp_path / "plain.gguf")
+def rig(plain: Path) -> Iterator[Rig]:
+    it = Rig(plain)
     try:
         yield it
     finally:
@@ -127,15 +30,12 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 
 def test_threads_are_shared_while_something_is_computed_aside(rig: Rig) -> None:
-    def threads() -> int:
-        return int(llama.llama_n_threads(rig.model.context.pointer))
-
-    assert threads() == 2
+    assert rig.threads() == 2
     long = rig.both()
-    assert threads() == 1
+    assert rig.threads() == 1
     rig.until_over()
-    assert threads() == 2
-    assert (long.pending, long.is_aside, rig.notes) == (1, False, [])
+    assert rig.threads() == 2
+    assert (long.pending, long.is_aside, rig.notes()) == (1, False, [])
 
 
 def test_without_memory_for_its_cells_it_is_computed_with_the_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,8 +74,8 @@ def test_what_goes_wrong_aside_is_told_and_the_prompt_goes_on_with_the_others(
     monkeypatch.setattr(Context, method, fail)
     long = rig.both()
     rig.until_over()
-    [note] = rig.notes
-    assert ("no room in the KV cache" if method == "put" else "no memory for this") in note
+    [note] = rig.notes()
+    assert ("no room in the KV cache" if method == "put" else "no memory for this") in note.text
     assert not long.is_aside
     computed = long.computed
     for _ in range(5):
@@ -205,7 +105,7 @@ def test_a_cancel_acts_inside_of_a_block_and_is_no_trouble(rig: Rig) -> None:
     rig.turn()
     rig.cancel(2)
     rig.until_over()
-    assert rig.notes == []
+    assert rig.notes() == []
     assert len(rig.said[1]) > 1
 
 

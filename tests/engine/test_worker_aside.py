@@ -22,14 +22,6 @@ from tests.engine.talk import Answer, Talk, counted, counting
 LONG, TOKENS = letters(1200, 7), 32
 
 
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model: what it says next depends on all that it has read."""
-    path = tmp_path_factory.mktemp("aside") / "plain.gguf"
-    kinds.write(path, "plain")
-    return path
-
-
 def loading(path: Path, **fields: Any) -> Load:
     """So short a target leaves a prompt one token in each step of others. Two threads: one of them is for asides."""
     defaults = {"context": 4096, "parallel": 4, "threads": 2, "digest": "known", "itl_target_ms": 0.001}

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import llama_cpp as llama
 import pytest
 
-from edged.engine.channel import Channel
-from edged.engine.model import LogTap, Model
-from edged.engine.protocol import Cancel, Decoder, Generate, Load, Note
-from edged.engine.pulse import Pulse
 from edged.engine.threads import Clocks
-from edged.engine.worker import Worker
-from tests.engine import kinds
 from tests.engine.kinds import letters
-from tests.engine.simulated import Priced
-from tests.engine.talk import DEFAULTS
-
-PATIENCE_S = 60.0
+from tests.engine.rig import PATIENCE_S, Rig
 
 
 class Neighbours:
@@ -50,77 +38,21 @@ def neighbours(monkeypatch: pytest.MonkeyPatch) -> Neighbours:
     return scripted
 
 
-class Rig:
-    """A worker whose turns the test takes."""
-
-    def __init__(self, path: Path, *, yields: bool) -> None:
-        self._here, self._there = socket.socketpair()
-        self._log = LogTap(lambda _level, _line: None)
-        self._pulse = Pulse()
-        shape: dict[str, Any] = {"context": 2048, "parallel": 4, "threads": 2, "flash_attention": "off"}
-        load = Load(path=str(path), itl_target_ms=0.001, yield_threads=yields, **shape)
-        self.model = Model(load, on_progress=lambda _fraction: None, log=self._log)
-        self.worker = Worker(Channel(self._here), self.model, self._pulse, load)
-        self.worker.try_out()
-        self.worker._scheduler.costs = Priced()
-        self._decoder = Decoder()
-        self._there.setblocking(False)
-
-    def threads(self) -> int:
-        """With how many llama.cpp computes."""
-        return int(llama.llama_n_threads(self.model.context.pointer))
-
-    def is_aside(self) -> bool:
-        """Whether a prompt is computed aside."""
-        return self.worker._prefiller.is_busy
-
-    def ask(self, uid: int, prompt: str, **fields: Any) -> None:
-        self.worker._obey(Generate(uid=uid, prompt=prompt, **(DEFAULTS | {"max_tokens": 1500} | fields)))
-
-    def cancel(self, uid: int) -> None:
-        self.worker._obey(Cancel(uid))
-
-    def turn(self) -> None:
-        self.worker._prefiller.tend()
-        if slices := self.worker._scheduler.plan():
-            self.worker._step(slices)
-
-    def until(self, threads: int) -> None:
-        """Turn until llama.cpp computes with so many."""
-        deadline = time.monotonic() + PATIENCE_S
-        while self.threads() != threads:
-            self.turn()
-            assert time.monotonic() < deadline
-
-    def notes(self) -> list[Note]:
-        try:
-            data = self._there.recv(1 << 16)
-        except BlockingIOError:
-            return []
-        return [one for one in self._decoder.feed(data) if isinstance(one, Note)]
-
-    def close(self) -> None:
-        self.worker._prefiller.close()
-        self.model.close()
-        self._pulse.close()
-        self._here.close()
-        self._there.close()
-
-
-@pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("threads") / "plain.gguf"
-    kinds.write(path, "plain")
-    return path
-
-
 @contextmanager
 def working(path: Path, *, yields: bool = True) -> Iterator[Rig]:
-    rig = Rig(path, yields=yields)
+    rig = Rig(path, yield_threads=yields)
     try:
         yield rig
     finally:
         rig.close()
+
+
+def until(rig: Rig, threads: int) -> None:
+    """Turn until llama.cpp computes with so many."""
+    deadline = time.monotonic() + PATIENCE_S
+    while rig.threads() != threads:
+        rig.turn()
+        assert time.monotonic() < deadline
 
 
 def test_a_core_that_others_want_is_left_to_them_and_taken_back(plain: Path, neighbours: Neighbours) -> None:
@@ -129,9 +61,9 @@ def test_a_core_that_others_want_is_left_to_them_and_taken_back(plain: Path, nei
         rig.turn()
         assert rig.threads() == 2
         neighbours.waiting = 0.5
-        rig.until(1)
+        until(rig, 1)
         neighbours.waiting, neighbours.idle = 0.0, 1.0
-        rig.until(2)
+        until(rig, 2)
         assert [(note.level, note.text) for note in rig.notes()] == [
             ("info", "computing with 1 of 2 threads: other programs want the cores"),
             ("info", "computing with 2 of 2 threads: the cores are free again"),
@@ -154,7 +86,7 @@ def test_an_answer_that_has_to_be_the_same_is_computed_as_ever(plain: Path, neig
     with working(plain) as rig:
         rig.ask(1, letters(20, 1))
         neighbours.waiting = 0.5
-        rig.until(1)
+        until(rig, 1)
         rig.cancel(1)
         rig.ask(2, letters(20, 2), exact=True)
         for _ in range(50):
@@ -171,7 +103,7 @@ def test_beside_others_it_need_not_be_the_same_and_slows_nobody_down(plain: Path
     with working(plain) as rig:
         rig.ask(1, letters(20, 1))
         neighbours.waiting = 0.5
-        rig.until(1)
+        until(rig, 1)
         rig.ask(2, letters(20, 2), exact=True)
         for _ in range(20):
             rig.turn()
@@ -182,17 +114,15 @@ def test_with_one_thread_left_nothing_is_computed_aside(plain: Path, neighbours:
     with working(plain) as rig:
         rig.ask(1, letters(20, 1))
         neighbours.waiting = 0.5
-        rig.until(1)
-        rig.ask(2, letters(600, 2))
+        until(rig, 1)
+        found = rig.ask(2, letters(600, 2))
         for _ in range(3):
             rig.turn()
             assert not rig.is_aside()
-        found = rig.worker._scheduler.find(2)
-        assert found is not None
         assert found.computed > 0  # it goes along in the steps of the other one
         rig.cancel(2)
         neighbours.waiting, neighbours.idle = 0.0, 1.0
-        rig.until(2)
+        until(rig, 2)
         rig.ask(3, letters(600, 3))
         rig.turn()
         rig.turn()
