@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from paho.mqtt.client import Client as Paho
-from paho.mqtt.client import MQTTMessage
+from paho.mqtt.client import MQTTMessage, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edged.wire.errors import ErrorCode
@@ -151,11 +151,13 @@ class PuppetNode:
         return Status(state=state, node=self.topics.node, version="0", since=1.0, **{"boot": self.boot, **fields})
 
     def show(self, state: NodeState, **fields: Any) -> None:
-        """Publish the status card."""
-        self.publish(self.topics.status, self.card(state, **fields).payload(), retain=True)
+        """Publish the status card; the broker has it when this returns, unless a callback of paho's calls it."""
+        told = self.publish(self.topics.status, self.card(state, **fields).payload(), retain=True)
+        if threading.current_thread() is not self._paho._thread:
+            told.wait_for_publish(PATIENCE_S)
 
-    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
-        self._paho.publish(topic, payload, qos=1, retain=retain)
+    def publish(self, topic: str, payload: bytes, *, retain: bool = False) -> MQTTMessageInfo:
+        return self._paho.publish(topic, payload, qos=1, retain=retain)
 
     def asked(self) -> Asked:
         """The next request."""
