@@ -1,16 +1,19 @@
 """With how many threads to compute: where other programs want the cores, fewer are faster.
 
 llama.cpp's threads wait for each other hundreds of times a token. One that has no core holds up all others, which spin
-meanwhile. So a thread is let go when ours had to wait for a core for long, and taken back when a core stands idle.
+meanwhile. So a thread is let go when ours had to wait for a core for long, and taken back when a core stands idle; or
+at once, where steps have become no faster.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 #: What was measured in a shorter time says little: a hiccup is no neighbour. Seconds.
 _WINDOW_S = 1.0
@@ -23,6 +26,15 @@ _FREE = 0.75
 #: How long a thread that was let go is not taken back, the first time and at most. It doubles each time that it had to
 #: be let go again soon. Seconds.
 _REST_S = (5.0, 60.0)
+#: So many steps of a kind tell what one takes.
+_STEPS = 3
+#: Where there were no such steps for so long after a thread was let go, that is taken for right. Seconds.
+_TRIAL_S = 10.0
+#: How long no thread is let go again where that had made steps of a kind no faster, the first time and at most. It
+#: doubles each time. Seconds.
+_PAUSE_S = (10.0, 300.0)
+#: Unless a step takes so many times what it took then.
+_WORSE = 1.5
 
 _PROC = Path("/proc")
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -68,6 +80,43 @@ def _idle_s(cpus: set[int]) -> float:
     return sum(int(one[4]) + int(one[5]) for one in fields if one[0] in names) / _TICKS  # idle and iowait
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A thread has been let go, and it is not known yet whether that was right.
+
+    Attributes:
+        kind: of steps by which that will be told.
+        step_s: what one of them took before, on average: most of them may be quick, and a few stand still for seconds.
+        since: when it was let go, monotonic seconds.
+    """
+
+    kind: int
+    step_s: float
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """Steps were no faster with a thread less.
+
+    Attributes:
+        step_s: what one took then.
+        pause_s: for how long that is not tried again.
+        until: to what moment, monotonic seconds.
+    """
+
+    step_s: float
+    pause_s: float
+    until: float
+
+
+def _most(steps: Mapping[int, list[float]]) -> tuple[int, float]:
+    """The kind of most steps, and how long one of them took; 0 where steps of no kind took longer together."""
+    kind = max(steps, key=lambda one: len(steps[one]), default=0)
+    taken = sum(map(sum, steps.values()))
+    return (kind, fmean(steps[kind])) if kind and 2 * sum(steps[kind]) > taken else (0, 0.0)
+
+
 class Threads:
     """Finds out how many to use, from what is noted after every step.
 
@@ -83,37 +132,42 @@ class Threads:
 
     def __init__(self, most: int, *, fixed: bool, clocks: Callable[[], Clocks | None] | None = None) -> None:
         self.most = most
-        self.count = most
+        self.count = self._told = most
         self._fixed = fixed or most == 1
         self._clocks = clocks or Clocks.now
         self._since = 0.0
         self._busy_s = 0.0
+        self._steps = defaultdict[int, list[float]](list)
         self._before: Clocks | None = None
         self._rest_s = _REST_S[0]
         self._let_go_at = self._taken_at = float("-inf")
+        self._trial: _Trial | None = None
+        self._failed: dict[int, _Failed] = {}  # by kind of step
 
-    def note(self, now: float, step_s: float) -> bool:
+    def note(self, now: float, step_s: float, kind: int = 0) -> str:
         """Note that a step has ended.
 
         Args:
             now: monotonic seconds.
             step_s: how long it took, seconds.
+            kind: steps of one kind cost the same; 0 = of no kind.
 
         Returns:
-            Whether `count` has changed.
+            What there is to tell of `count`; mostly nothing.
         """
         if self._fixed:
-            return False
+            return ""
         self._busy_s += step_s
+        self._steps[kind].append(step_s)
         elapsed = now - self._since
         if elapsed < _WINDOW_S:
-            return False
+            return ""
         is_telling = self._busy_s >= _BUSY * elapsed
-        before, after = self._before, self._clocks()
+        before, after, steps = self._before, self._clocks(), dict(self._steps)
         self._begin(now, after)
         if before is None or after is None or not is_telling:
-            return False
-        return self._judge(now, (after.waited - before.waited) / elapsed, (after.idle - before.idle) / elapsed)
+            return ""
+        return self._judge(now, (after.waited - before.waited) / elapsed, (after.idle - before.idle) / elapsed, steps)
 
     def forget(self, now: float) -> None:
         """Let what was until now count for nothing."""
@@ -121,16 +175,49 @@ class Threads:
 
     def _begin(self, now: float, clocks: Clocks | None) -> None:
         self._since, self._busy_s, self._before = now, 0.0, clocks
+        self._steps.clear()
 
-    def _judge(self, now: float, waiting: float, idle: float) -> bool:
-        if waiting > _CROWDED and self.count > 1:
-            in_vain = now - self._taken_at < 2 * _REST_S[0]
-            self._rest_s = min(2 * self._rest_s, _REST_S[1]) if in_vain else _REST_S[0]
+    def _judge(self, now: float, waiting: float, idle: float, steps: Mapping[int, list[float]]) -> str:
+        if self._trial is not None and not self._is_right(self._trial, now, steps):
+            return ""
+        kind, step_s = _most(steps)
+        if waiting > _CROWDED and self.count > 1 and self._is_worth_a_trial(now, kind, step_s):
+            was_soon = now - self._taken_at < 2 * _REST_S[0]
+            self._rest_s = min(2 * self._rest_s, _REST_S[1]) if was_soon else _REST_S[0]
             self._let_go_at = now
             self.count -= 1
-            return True
-        if idle > _FREE and self.count < self.most and now - self._let_go_at >= self._rest_s:
+            if kind:
+                self._trial = _Trial(kind, step_s, now)
+                return ""
+        elif idle > _FREE and self.count < self.most and now - self._let_go_at >= self._rest_s:
             self._taken_at = now
             self.count += 1
-            return True
-        return False
+        return self._news()
+
+    def _is_worth_a_trial(self, now: float, kind: int, step_s: float) -> bool:
+        failed = self._failed.get(kind)
+        return failed is None or now >= failed.until or step_s > _WORSE * failed.step_s
+
+    def _is_right(self, trial: _Trial, now: float, steps: Mapping[int, list[float]]) -> bool:
+        """Judge a trial; where it has failed or goes on, False."""
+        known = steps.get(trial.kind, [])
+        if len(known) < _STEPS:
+            if now - trial.since < _TRIAL_S:
+                return False
+        elif (step_s := fmean(known)) >= trial.step_s:
+            before = self._failed.get(trial.kind)
+            pause_s = min(2 * before.pause_s, _PAUSE_S[1]) if before else _PAUSE_S[0]
+            self._failed[trial.kind] = _Failed(step_s, pause_s, now + pause_s)
+            self._trial = None
+            self.count += 1
+            return False
+        self._trial = None
+        self._failed.pop(trial.kind, None)
+        return True
+
+    def _news(self) -> str:
+        if self.count == self._told:
+            return ""
+        why = "other programs want the cores" if self.count < self._told else "the cores are free again"
+        self._told = self.count
+        return f"computing with {self.count} of {self.most} threads: {why}"

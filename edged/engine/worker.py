@@ -209,7 +209,7 @@ class Worker:
             self._accept(sequence, token)
         self._scheduler.costs.learn(decoding=decoding, prefill=prefill, seconds=now - started)
         self._step_s = now - started
-        self._note(now)
+        self._note(now, 0 if prefill else decoding)
 
     def _share_cores(self) -> None:
         """Use as many threads as there are cores for, and all where the answer is to be the same to the last bit."""
@@ -217,15 +217,13 @@ class Worker:
             exact = any(sequence.exact and sequence.is_alone for sequence in self._scheduler.running)
             self._context.use(self._threads.most if exact else self._threads.count)
 
-    def _note(self, now: float) -> None:
-        """Find out whether others want the cores."""
+    def _note(self, now: float, kind: int) -> None:
+        """Find out whether others want the cores; `kind` is how many sequences the step decoded, if nothing else."""
         threads = self._threads
         if self._context.threads != threads.count:
             threads.forget(now)
-        elif threads.note(now, self._step_s):
-            less = threads.count < threads.most
-            why = "other programs want the cores" if less else "the cores are free again"
-            self._channel.send(Note("info", f"computing with {threads.count} of {threads.most} threads: {why}"))
+        elif news := threads.note(now, self._step_s, kind):
+            self._channel.send(Note("info", news))
 
     def _fill(self, slices: list[Slice]) -> list[tuple[Sequence, int]]:
         """Fill the batch; returns the sequences that get a token, with the index of their logits."""

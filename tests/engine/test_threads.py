@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 
@@ -24,6 +25,7 @@ class Machine:
     now: float = 100.0
     clocks: Clocks | None = field(default_factory=lambda: Clocks(7.0, 5000.0))
     reads: int = 0
+    told: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.threads = Threads(self.most, fixed=self.fixed, clocks=self.read)
@@ -33,22 +35,40 @@ class Machine:
         self.reads += 1
         return self.clocks
 
-    def run(self, seconds: float, *, waiting: float = 0.0, idle: float = 0.0, busy: float = 1.0) -> list[int]:
-        """Steps for so many seconds; returns the counts that were told as news.
+    def wait(self, seconds: float, *, waiting: float = 0.0, idle: float = 0.0) -> None:
+        """Let time go by."""
+        self.now += seconds
+        if self.clocks is not None:
+            self.clocks = Clocks(self.clocks.waited + waiting * seconds, self.clocks.idle + idle * seconds)
+
+    def run(
+        self,
+        seconds: float,
+        *,
+        waiting: float = 0.0,
+        idle: float = 0.0,
+        busy: float = 1.0,
+        slow: float = 2.0,
+        kind: int = 0,
+    ) -> list[int]:
+        """Steps for so many seconds; returns the counts that there were, after the first one.
 
         Args:
             waiting: threads of ours that have no core, on average.
             idle: cores with nothing to do.
             busy: part of the time in which the engine computes.
+            slow: with all threads a step takes so many times as long as with fewer.
+            kind: of all steps.
         """
-        told = []
+        counts = [self.threads.count]
         for _ in range(round(seconds / STEP_S)):
-            self.now += STEP_S
-            if self.clocks is not None:
-                self.clocks = Clocks(self.clocks.waited + waiting * STEP_S, self.clocks.idle + idle * STEP_S)
-            if self.threads.note(self.now, busy * STEP_S):
-                told.append(self.threads.count)
-        return told
+            self.wait(STEP_S, waiting=waiting, idle=idle)
+            step_s = busy * STEP_S * (slow if self.threads.count == self.most else 1.0)
+            if news := self.threads.note(self.now, step_s, kind):
+                self.told.append(news)
+            if self.threads.count != counts[-1]:
+                counts.append(self.threads.count)
+        return counts[1:]
 
 
 def test_alone_it_uses_all_of_them() -> None:
@@ -94,8 +114,85 @@ def test_each_time_in_vain_it_rests_for_longer_but_not_for_ever() -> None:
     assert machine.run(7, idle=1.0) == [2]
 
 
+def test_where_steps_become_no_faster_it_comes_back_at_once_and_that_is_not_told() -> None:
+    machine = Machine()
+    assert machine.run(4, waiting=0.5, slow=0.9, kind=8) == [3, 4]
+    assert machine.told == []
+
+
+def test_a_few_steps_that_stand_still_count_more_than_many_quick_ones() -> None:
+    """A thread that has no core holds the other one up for milliseconds, hundreds of times in one step and then not."""
+    machine = Machine(most=2)
+    machine.run(1.2, waiting=0.9, kind=1, slow=0.5)
+    for step_s in (2.0, 0.01, 0.01):
+        machine.wait(step_s, waiting=0.9)
+        machine.threads.note(machine.now, step_s, 1)
+    machine.run(3, waiting=0.9, kind=1, slow=0.5)
+    assert machine.threads.count == 1
+    assert len(machine.told) == 1
+
+
+def test_it_is_told_when_it_has_proved_right() -> None:
+    machine = Machine(most=2)
+    assert machine.run(2.2, waiting=0.5, kind=8) == [1]
+    assert machine.told == []
+    machine.run(1, waiting=0.1, kind=8)
+    assert machine.told == ["computing with 1 of 2 threads: other programs want the cores"]
+    machine.run(10, idle=1.0, kind=8)
+    assert machine.told[1:] == ["computing with 2 of 2 threads: the cores are free again"]
+
+
+def test_what_was_in_vain_is_tried_again_ever_more_seldom() -> None:
+    machine = Machine(most=2)
+    tried = []
+    while machine.now < 2000:
+        if machine.run(STEP_S, waiting=0.5, slow=0.9, kind=8) == [1]:
+            tried.append(machine.now)
+    pauses = [after - before for before, after in pairwise(tried)]
+    assert pauses[:6] == pytest.approx([11, 21, 41, 81, 161, 301], abs=2.5)
+    assert max(pauses) == pytest.approx(301, abs=2.5)
+    assert machine.run(310, waiting=0.5, kind=8) == [1]  # this time it was right
+    assert machine.run(10, idle=1.0, kind=8) == [2]
+    assert machine.run(4, waiting=0.5, slow=0.9, kind=8) == [1, 2]
+    assert machine.run(13, waiting=0.5, slow=0.9, kind=8) == [1, 2]  # so the pause is short again
+
+
+def test_what_was_in_vain_for_many_streams_may_be_right_for_one() -> None:
+    machine = Machine(most=2)
+    assert machine.run(4, waiting=0.5, slow=0.9, kind=8) == [1, 2]
+    assert machine.run(2.2, waiting=0.5, kind=1) == [1]
+
+
+def test_what_was_in_vain_is_tried_again_at_once_where_it_would_help_now() -> None:
+    machine = Machine(most=2)
+    assert machine.run(4, waiting=0.5, slow=0.9, kind=1) == [1, 2]
+    assert machine.run(4, waiting=0.5, slow=1.4, kind=1) == []
+    assert machine.run(2.2, waiting=0.5, slow=1.6, kind=1) == [1]
+
+
+def test_steps_with_a_prompt_say_nothing_of_those_without() -> None:
+    """All the waiting was in one step with a prompt; the others were as quick as ever."""
+    machine = Machine(most=2)
+    machine.run(1.2, waiting=0.9)
+    for kind, step_s in ((1, 0.02), (1, 0.02), (1, 0.02), (0, 1.0)):
+        machine.wait(step_s, waiting=0.9)
+        machine.threads.note(machine.now, step_s, kind)
+    machine.run(4, kind=1, slow=0.5)
+    assert machine.threads.count == 1
+
+
+def test_steps_are_compared_with_their_like() -> None:
+    machine = Machine(most=2)
+    assert machine.run(2.2, waiting=0.5, kind=1) == [1]
+    machine.run(3, slow=0.1, kind=8)  # eight take longer, whatever else is
+    assert machine.threads.count == 1
+    assert machine.told == []
+    machine.run(8, kind=8)  # and none of the other kind has come
+    assert machine.told == ["computing with 1 of 2 threads: other programs want the cores"]
+
+
 def test_what_was_measured_while_it_hardly_computed_says_nothing() -> None:
-    assert Machine().run(20, waiting=0.5, busy=0.5) == []
+    assert Machine().run(20, waiting=0.5, busy=0.25) == []
 
 
 def test_nor_does_what_was_forgotten() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.engine.threads import Clocks
+from edged.engine.threads import Clocks, Threads
 from tests.engine.kinds import letters
 from tests.engine.rig import PATIENCE_S, Rig
 
@@ -35,6 +35,8 @@ def neighbours(monkeypatch: pytest.MonkeyPatch) -> Neighbours:
     monkeypatch.setattr("edged.engine.threads._WINDOW_S", 0.02)
     monkeypatch.setattr("edged.engine.threads._BUSY", 0.0)  # the test takes its time between steps
     monkeypatch.setattr("edged.engine.threads._REST_S", (0.05, 0.05))
+    monkeypatch.setattr("edged.engine.threads._STEPS", 10**9)  # whether it is faster is nothing to be tested by a clock
+    monkeypatch.setattr("edged.engine.threads._TRIAL_S", 0.0)
     return scripted
 
 
@@ -48,9 +50,9 @@ def working(path: Path, *, yields: bool = True) -> Iterator[Rig]:
 
 
 def until(rig: Rig, threads: int) -> None:
-    """Turn until llama.cpp computes with so many."""
+    """Turn until llama.cpp computes with so many, and that has been told."""
     deadline = time.monotonic() + PATIENCE_S
-    while rig.threads() != threads:
+    while rig.threads() != threads or f"with {threads} of 2" not in "".join(note.text for note in rig.notes()[-1:]):
         rig.turn()
         assert time.monotonic() < deadline
 
@@ -68,6 +70,26 @@ def test_a_core_that_others_want_is_left_to_them_and_taken_back(plain: Path, nei
             ("info", "computing with 1 of 2 threads: other programs want the cores"),
             ("info", "computing with 2 of 2 threads: the cores are free again"),
         ]
+
+
+def test_steps_that_only_decode_are_of_a_kind_by_their_sequences(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = list[int]()
+
+    def note(_self: Threads, _now: float, _step_s: float, kind: int) -> str:
+        kinds.append(kind)
+        return ""
+
+    monkeypatch.setattr(Threads, "note", note)
+    with working(plain) as rig:
+        rig.ask(1, letters(20, 1))  # a step of prefill
+        rig.turn()
+        rig.turn()
+        rig.ask(2, letters(20, 2))  # one with both
+        kinds.append(-1)
+        while kinds[-1] != 2:
+            rig.turn()
+    assert kinds[:4] == [0, 1, 1, 0]
+    assert set(kinds[kinds.index(-1) :]) <= {-1, 0, 2}
 
 
 def test_where_it_is_not_to_yield_it_does_not(plain: Path, neighbours: Neighbours) -> None:
