@@ -51,7 +51,7 @@ docs: setup ## write the generated documents anew: docs/schema, docs/configurati
 	$(python) -m edged.wire.schema docs/schema
 	$(python) -m edged.config docs/configuration.md
 
-bench: setup-to-test ## measure all scenarios of benchmarks/, 10 to 20 minutes and more; e.g. ARGS='--quick --only mixed cancel'
+bench: setup-to-test ## measure all scenarios of benchmarks/, half an hour and more; e.g. ARGS='--quick --only mixed cancel'
 	$(python) benchmarks/serving.py $(ARGS)
 
 chaos: setup-to-test ## break the real thing 100 times during 1,000 requests, and count; e.g. ARGS='--seed 8 --only cut freeze'

@@ -116,7 +116,7 @@ class Client:
         self._client = Paho(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
         self._client.on_connect = self._on_connect
         self._client.on_message = self._on_message
-        self._client.connect("127.0.0.1", node.port)
+        self._client.connect("127.0.0.1", node.port, keepalive=0)  # a scenario may leave it alone for minutes
 
     def ask(self, prompt: str, max_tokens: int, **fields: Any) -> Exchange:
         """Send a request whose prompt is completed as it stands; `fields` are the contract's."""

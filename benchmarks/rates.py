@@ -99,7 +99,7 @@ class Throughput(Outcome):
         return [table for name, series in self.forms.items() for table in _tables(name, series)]
 
     def verdicts(self) -> list[Verdict]:
-        """Of the ratios, of sixteen streams beside eight, and of the daemon's own process."""
+        """Of the ratios, and of the daemon's own process."""
         return [verdict for name, series in self.forms.items() for verdict in _verdicts(name, series)]
 
     def record(self) -> dict[str, Any]:
@@ -129,9 +129,6 @@ def _verdicts(name: str, series: Series) -> list[Verdict]:
     for n in series.streams:
         part = series.ratio(n).median
         verdicts.append(Verdict(f"{name}, {n} streams: tokens/s by those of the bare loop", part, _RATIO, least=True))
-    if {8, 16} <= set(series.streams):
-        more = series.rate(16) / series.rate(8)
-        verdicts.append(Verdict(f"{name}: tokens/s of 16 streams by those of 8", more, 1.0, least=True))
     if 8 in series.streams:
         used = series.processors(8, "daemon")
         verdicts.append(Verdict(f"{name}: the daemon's own process at 8 streams", used, _PARENT_CORES, "cores"))

@@ -26,7 +26,20 @@ from benchmarks.figures import BenchmarkError
 from benchmarks.machine import await_quiet, description
 from benchmarks.outcome import Outcome
 from benchmarks.report import Run
-from benchmarks.scenarios import cancel, death, highlevel, journal, memory, mixed, overhead, soak, throughput, ttft
+from benchmarks.scenarios import (
+    cancel,
+    crowd,
+    death,
+    highlevel,
+    journal,
+    memory,
+    mixed,
+    neighbours,
+    overhead,
+    soak,
+    throughput,
+    ttft,
+)
 from benchmarks.scene import Scene
 from deploy.stack import StackError, find, signals_end_the_block
 from edged.config import load
@@ -36,6 +49,7 @@ from edged.engine.files import ModelFileError
 
 SCENARIOS: dict[str, Callable[[Scene], Outcome]] = {
     "throughput": throughput.measure,
+    "crowd": crowd.measure,
     "overhead": overhead.measure,
     "ttft": ttft.measure,
     "mixed": mixed.measure,
@@ -44,6 +58,7 @@ SCENARIOS: dict[str, Callable[[Scene], Outcome]] = {
     "soak": soak.measure,
     "death": death.measure,
     "journal": journal.measure,
+    "neighbours": neighbours.measure,
     "highlevel": highlevel.measure,
 }
 #: How long a quiet machine is waited for before a scenario, seconds.
@@ -52,7 +67,8 @@ _QUIET_S = 10.0
 
 def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="make bench", description="What consumers get through MQTT, and the limit. All of it takes 15 minutes."
+        prog="make bench",
+        description="What consumers get through MQTT, and the limit. All of it takes half an hour and more.",
     )
     parser.add_argument("--only", nargs="+", choices=SCENARIOS, metavar="SCENARIO", help=", ".join(SCENARIOS))
     parser.add_argument(

@@ -18,14 +18,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
-from benchmarks.children import consume, consumer
+from benchmarks.beside import Pair
+from benchmarks.children import consume
 from benchmarks.consumer import Order
-from benchmarks.figures import in_both, long_enough, of_node, replies, together
+from benchmarks.figures import in_both, long_enough, together
 from benchmarks.load import Load
 from benchmarks.node import NAME, ONLINE_S, Node, node
 from benchmarks.outcome import Outcome, Table, Verdict, bars
 from benchmarks.scene import Scene
-from benchmarks.turns import Turns
 from edged.core.events import Now
 from edged.core.records import Key, NewRequest, Said
 from edged.journal import Journal
@@ -36,7 +36,6 @@ _PAIRS, _QUICK_PAIRS = 6, 2
 _NUMBERS = 3
 _BURSTS = 1000
 _LOSS = 0.02
-_PATIENCE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def measure(scene: Scene) -> Cost:
     load = Load(_STREAMS, _QUICK_TOKENS if scene.quick else _TOKENS, 1, numbers=_NUMBERS)
     with _both(scene) as nodes:
         for number in range(_QUICK_PAIRS if scene.quick else _PAIRS):
-            rates = long_enough(partial(_pair, nodes, load, seeds, file_first=number % 2 == 0))
+            rates = long_enough(partial(_rates, nodes, load, seeds, file_first=number % 2 == 0))
             on.append(rates[0])
             off.append(rates[1])
             print(f"pair {number + 1}: in a file {on[-1]:.1f}, in memory {off[-1]:.1f} tokens/s", file=sys.stderr)
@@ -133,22 +132,12 @@ def _both(scene: Scene) -> Iterator[tuple[Node, Node]]:
         yield on, off
 
 
-def _pair(nodes: tuple[Node, Node], load: Load, seeds: Iterator[int], *, file_first: bool) -> list[float]:
-    """Tokens per second of both, which generate at the same time; the first one has its journal in a file."""
+def _rates(nodes: tuple[Node, Node], load: Load, seeds: Iterator[int], *, file_first: bool) -> tuple[float, float]:
+    """Tokens per second of both, while all streams of both generate; the first one has its journal in a file."""
     load = replace(load, seed=next(seeds))
-    sides = {str(node.port): node.own for node in (nodes if file_first else reversed(nodes))}
-    on, off = (Order(node.port, NAME, load, _PATIENCE_S) for node in nodes)
-    with consumer(on) as first, consumer(off) as second, Turns(sides) as turns:
-        first.start()
-        second.start()
-        records = [first.record(), second.record()]
-    answers = [replies(record.sent, record.messages) for record in records]
-    clocks = [turns.clocks[str(node.port)] for node in nodes]
-    begins, ends = in_both(answers[0], together(answers[1]))
-    return [
-        of_node([reply.by(clock.at) for reply in one], (clock.at(begins), clock.at(ends))).tokens_per_s
-        for one, clock in zip(answers, clocks, strict=True)
-    ]
+    pair = Pair.measure(nodes, (load, load), one_first=file_first)
+    window = in_both(pair.one.answers, together(pair.other.answers))
+    return pair.one.figures(window).tokens_per_s, pair.other.figures(window).tokens_per_s
 
 
 def _write_us(file: Path) -> float:

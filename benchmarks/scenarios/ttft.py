@@ -1,14 +1,15 @@
 """Time to first token on an idle node: what MQTT and the daemon add to a bare prefill, and what the cache saves.
 
-Both sides compute the same prompt, in turns; the difference is taken of neighbours. For the cache, a client sends a
-long prompt whose beginning nobody had yet (cold) and then another that begins alike and ends differently (warm).
+Both sides compute the same prompt at the same time, and have the machine in short turns (see `turns.Turns`); the
+node's broker has those of the node. For the cache, a client sends a long prompt whose beginning nobody had yet (cold)
+and then another that begins alike and ends differently (warm).
 Requests name no `seed`: one with a seed of its own reuses only what keeps its answer the same to the last bit.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 from benchmarks.children import Loop, bare_loop
@@ -18,9 +19,13 @@ from benchmarks.load import Load, Setup, numbers
 from benchmarks.node import node
 from benchmarks.outcome import Outcome, Table, Verdict, bars
 from benchmarks.scene import Scene
+from benchmarks.turns import Turns
 
 _SHORT, _SHARED, _TAIL = 64, 512, 16
-_REPEATS, _QUICK_REPEATS = 15, 3
+_REPEATS, _QUICK_REPEATS = 30, 3
+_LONG_REPEATS, _QUICK_LONG_REPEATS = 7, 2
+#: So short that both meet the same machine until the first token; long beside what a turn's beginning costs. Seconds.
+_TURN_S = 0.03
 _ADDED_MS, _WARM_RATIO = 15.0, 0.25
 #: The node is idle only when the other side's threads have come to rest: OpenMP's spin for a while when their work is
 #: done. Seconds.
@@ -102,7 +107,7 @@ class Ttft(Outcome):
 
 
 def measure(scene: Scene) -> Ttft:
-    """Measure short prompts on both sides in turns, then long ones in pairs.
+    """Measure short prompts on both sides, then long ones in pairs.
 
     Raises:
         BenchmarkError: a request failed.
@@ -112,8 +117,9 @@ def measure(scene: Scene) -> Ttft:
     with node(form.settings, place) as served, bare_loop(Setup.of(form.settings), place) as bare, client(served) as me:
         me.finish([me.ask(Load(1, 1, 999).prompt(0), 1)])  # a prompt of this kind has been computed once
         bare.run(Load(1, 1, 999), patience_s=_PATIENCE_S)
-        pairs = [_short(me, bare, seed, node_first=bool(seed % 2)) for seed in range(repeats)]
-        long = [_long(me, seed) for seed in range(1000, 1000 + max(2, repeats // 2))]
+        sides = {"node": list(served.pids.values()), "bare": [bare.pid]}
+        pairs = [_short(me, bare, seed, sides, node_first=bool(seed % 2)) for seed in range(repeats)]
+        long = [_long(me, 1000 + seed) for seed in range(_QUICK_LONG_REPEATS if scene.quick else _LONG_REPEATS)]
     return Ttft(
         prompt_tokens=pairs[0][2],
         node_ms=[ours for ours, _, _ in pairs],
@@ -125,20 +131,21 @@ def measure(scene: Scene) -> Ttft:
     )
 
 
-def _short(me: Client, bare: Loop, seed: int, *, node_first: bool) -> tuple[float, float, int]:
-    """TTFT, bare prefill of the same prompt, milliseconds; and its tokens."""
+def _short(
+    me: Client, bare: Loop, seed: int, sides: dict[str, list[int]], *, node_first: bool
+) -> tuple[float, float, int]:
+    """TTFT, bare prefill of the same prompt, milliseconds of each side's own time; and its tokens."""
     load = Load(1, 1, seed, numbers=numbers(_SHORT))
-
-    def limit() -> float:
-        time.sleep(_REST_S)
-        run = bare.run(load, patience_s=_PATIENCE_S)
-        return float(run["marks"][0] - run["started"]) * 1000
-
-    before = 0.0 if node_first else limit()
     time.sleep(_REST_S)
-    asked = me.ask(load.prompt(0), 2)
-    me.finish([asked])
-    return asked.ttft_ms, before or limit(), asked.final["usage"]["prompt_tokens"]
+    with Turns(sides if node_first else dict(reversed(sides.items())), _TURN_S) as turns:
+        bare.say(asdict(load))
+        asked = me.ask(load.prompt(0), 2)
+        me.finish([asked])
+        run = bare.hear(_PATIENCE_S)
+    ours, theirs = turns.clocks["node"], turns.clocks["bare"]
+    ttft_s = ours.at(asked.sent + asked.ttft_ms / 1000) - ours.at(asked.sent)
+    limit_s = theirs.at(run["marks"][0]) - theirs.at(run["started"])
+    return ttft_s * 1000, limit_s * 1000, asked.final["usage"]["prompt_tokens"]
 
 
 def _long(me: Client, seed: int) -> tuple[float, float, int, int]:

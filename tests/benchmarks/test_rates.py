@@ -73,12 +73,10 @@ def test_programs_get_every_repeat_and_the_medians() -> None:
     assert told["repeats"][0]["edged"]["gaps_ms"] == {"p50": 15.0, "p95": 20.0, "most": 20.0, "count": 2}
 
 
-def test_sixteen_streams_are_held_against_eight_and_the_daemon_against_its_share() -> None:
-    told = outcome(repeat(90, streams=8), repeat(80, streams=16))
+def test_the_daemon_is_held_against_its_share() -> None:
+    told = outcome(repeat(90, streams=8))
     verdicts = {verdict.what: verdict for verdict in told.verdicts()}
-    assert not verdicts["Q4_1: tokens/s of 16 streams by those of 8"].met
     assert verdicts["Q4_1: the daemon's own process at 8 streams"].measured == pytest.approx(0.04)
-    assert "16 streams by" not in " ".join(verdict.what for verdict in outcome(repeat(90, streams=8)).verdicts())
 
 
 class ScriptedBench:

@@ -13,7 +13,19 @@ from benchmarks import report, serving
 from benchmarks.figures import BenchmarkError
 from benchmarks.outcome import Outcome, Table, Verdict
 from benchmarks.report import Run
-from benchmarks.scenarios import cancel, death, highlevel, journal, memory, mixed, overhead, soak, ttft
+from benchmarks.scenarios import (
+    cancel,
+    crowd,
+    death,
+    highlevel,
+    journal,
+    memory,
+    mixed,
+    neighbours,
+    overhead,
+    soak,
+    ttft,
+)
 from benchmarks.scene import Scene
 from tests.benchmarks.test_rates import outcome as throughput_outcome
 from tests.benchmarks.test_rates import repeat
@@ -24,6 +36,7 @@ MEMORY = (250 * MIB, 300 * MIB, 252 * MIB)
 #: One of each scenario, with figures that are as asked.
 GOOD: dict[str, Outcome] = {
     "throughput": throughput_outcome(repeat(95), repeat(96, streams=8), repeat(97, streams=16)),
+    "crowd": crowd.Crowd({"Q4_1": crowd.Rates([100.0, 104.0], [101.0, 105.0])}),
     "overhead": overhead.Overhead({1: overhead.Steps([10.0, 10.0], [0.2, 0.4]), 8: overhead.Steps([40.0], [1.0])}),
     "ttft": ttft.Ttft(65, [112.0, 114.0], [100.0, 101.0], 527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
     "mixed": mixed.Mixed(
@@ -36,6 +49,9 @@ GOOD: dict[str, Outcome] = {
     "soak": soak.Soak(200, 20, [], 10.0, {"daemon": MIB, "engine": MIB}, {"daemon": MIB, "engine": MIB}),
     "death": death.Death({"SIGKILL": death.Case(8, [], 8, 1.5, 9.0)}),
     "journal": journal.Cost([99.0, 100.0], [100.0, 99.0], 100.0, 25.0),
+    "neighbours": neighbours.Neighbours(
+        [neighbours.Case(1, 4, [50.0], [52.0]), neighbours.Case(1, 1, [40.0, 44.0], [4.0, 4.2])]
+    ),
     "highlevel": highlevel.HighLevel(160, [highlevel.Side(160.0, 130.0, 100.0)], [highlevel.Side(155.0, 140.0, 180.0)]),
 }
 
@@ -66,7 +82,9 @@ def test_every_row_is_as_long_as_its_head(name: str) -> None:
     ("outcome", "missed"),
     [
         (overhead.Overhead({1: overhead.Steps([10.0], [0.6])}), 1),
+        (crowd.Crowd({"Q4_1": crowd.Rates([100.0], [99.0]), "Q4_0": crowd.Rates([100.0], [101.0])}), 1),
         (journal.Cost([95.0], [100.0], 1000.0, 25.0), 2),
+        (neighbours.Neighbours([neighbours.Case(1, 1, [40.0], [44.0])]), 1),
         (ttft.Ttft(65, [120.0], [100.0], 527, [1000.0], [300.0], [0]), 2),
         (mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)}), 2),
         (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import cancel, death, highlevel, journal, memory, mixed, overhead, soak, ttft
+from benchmarks.scenarios import (
+    cancel,
+    crowd,
+    death,
+    highlevel,
+    journal,
+    memory,
+    mixed,
+    neighbours,
+    overhead,
+    soak,
+    ttft,
+)
 from benchmarks.scene import Scene
 from edged.config import Settings
 from edged.config.settings import Model
@@ -33,6 +45,14 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     # one thread: two wait for each other, for long where the tests' machine is busy
     settings = Settings(models=(Model(context=1024, parallel=4, threads=1),))
     return Scene(settings=settings, directory=tmp_path, seconds=0.3, quick=True, repacked=False)
+
+
+def test_crowd(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crowd, "_FEW", 2)
+    monkeypatch.setattr(crowd, "_MANY", 4)
+    (rates,) = crowd.measure(scene).forms.values()
+    assert len(rates.few) == len(rates.many) == 1
+    assert min(*rates.few, *rates.many) > 0
 
 
 def test_overhead(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,3 +136,9 @@ def test_journal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     told = journal.measure(scene)
     assert len(told.on) == len(told.off) == 1
     assert told.write_us > 0
+
+
+def test_neighbours(scene: Scene) -> None:
+    (case,) = neighbours.measure(scene).cases
+    assert (case.programs, case.streams) == (1, 2)
+    assert min(*case.on, *case.off) > 0
