@@ -50,6 +50,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def test_crowd(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crowd, "_FEW", 2)
     monkeypatch.setattr(crowd, "_MANY", 4)
+    monkeypatch.setattr(crowd, "_TOKENS", 96)
     (rates,) = crowd.measure(scene).forms.values()
     assert len(rates.few) == len(rates.many) == 1
     assert min(*rates.few, *rates.many) > 0
