@@ -142,7 +142,7 @@ class Threads:
         self._rest_s = _REST_S[0]
         self._let_go_at = self._taken_at = float("-inf")
         self._trial: _Trial | None = None
-        self._failed: dict[int, _Failed] = {}  # by kind of step
+        self._failed: dict[tuple[int, int], _Failed] = {}  # by threads that were too few, and kind of step
 
     def note(self, now: float, step_s: float, kind: int = 0) -> str:
         """Note that a step has ended.
@@ -195,7 +195,7 @@ class Threads:
         return self._news()
 
     def _is_worth_a_trial(self, now: float, kind: int, step_s: float) -> bool:
-        failed = self._failed.get(kind)
+        failed = self._failed.get((self.count - 1, kind))
         return failed is None or now >= failed.until or step_s > _WORSE * failed.step_s
 
     def _is_right(self, trial: _Trial, now: float, steps: Mapping[int, list[float]]) -> bool:
@@ -205,14 +205,14 @@ class Threads:
             if now - trial.since < _TRIAL_S:
                 return False
         elif (step_s := fmean(known)) >= trial.step_s:
-            before = self._failed.get(trial.kind)
+            before = self._failed.get((self.count, trial.kind))
             pause_s = min(2 * before.pause_s, _PAUSE_S[1]) if before else _PAUSE_S[0]
-            self._failed[trial.kind] = _Failed(step_s, pause_s, now + pause_s)
+            self._failed[self.count, trial.kind] = _Failed(step_s, pause_s, now + pause_s)
             self._trial = None
             self.count += 1
             return False
         self._trial = None
-        self._failed.pop(trial.kind, None)
+        self._failed.pop((self.count, trial.kind), None)
         return True
 
     def _news(self) -> str:

@@ -170,6 +170,14 @@ def test_what_was_in_vain_is_tried_again_at_once_where_it_would_help_now() -> No
     assert machine.run(2.2, waiting=0.5, slow=1.6, kind=1) == [1]
 
 
+def test_what_was_in_vain_for_the_second_thread_may_be_right_for_the_first() -> None:
+    machine = Machine(most=4)
+    assert machine.run(2.2, waiting=0.5, kind=8) == [3]
+    assert machine.run(2.2, waiting=0.5, kind=8) == [2, 3]  # as slow with two as with three
+    assert machine.run(8, idle=1.0, kind=8) == [4]
+    assert machine.run(2.2, waiting=0.5, slow=1.4, kind=8) == [3]
+
+
 def test_steps_with_a_prompt_say_nothing_of_those_without() -> None:
     """All the waiting was in one step with a prompt; the others were as quick as ever."""
     machine = Machine(most=2)
