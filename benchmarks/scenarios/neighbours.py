@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Any, ClassVar
 
-from benchmarks.client import Client, client
+from benchmarks.client import Client, Exchange, client
 from benchmarks.figures import Middle, ratio
 from benchmarks.load import Load
 from benchmarks.node import node
@@ -117,19 +117,26 @@ def measure(scene: Scene) -> Neighbours:
 
 
 def _rate(scene: Scene, me: Client, case: Case, seed: int) -> float:
+    """Tokens per second of all streams together, from one token to another: a node may stand still for seconds."""
     warm_s, long_s = (_QUICK_WARM_S, _QUICK_LONG_S) if scene.quick else (_WARM_S, _LONG_S)
     load = Load(case.streams, _ROOM // case.streams, seed, numbers=_NUMBERS)
     with _busy(case.programs):
         asked = [me.ask(load.prompt(stream), load.tokens) for stream in range(load.streams)]
         me.until(lambda: all(one.chunks for one in asked), "the beginning of an answer", patience_s=_PATIENCE_S)
         me.within(lambda: False, warm_s)
-        began, before = max(one.chunks[-1][0] for one in asked), sum(one.tokens for one in asked)
+        began, before = _last(asked)
         me.within(lambda: False, long_s)
-        ended, after = max(one.chunks[-1][0] for one in asked), sum(one.tokens for one in asked)
+        me.until(lambda: _last(asked)[0] > began, "another token", patience_s=_PATIENCE_S)
+        ended, after = _last(asked)
     for one in asked:
         me.cancel(one)
     me.finish(asked)
     return (after - before) / (ended - began)
+
+
+def _last(asked: list[Exchange]) -> tuple[float, int]:
+    """When the last token came, and how many have come."""
+    return max(one.chunks[-1][0] for one in asked), sum(one.tokens for one in asked)
 
 
 @contextmanager

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from benchmarks.client import Client, Exchange
 from benchmarks.scenarios import (
     cancel,
     crowd,
@@ -143,3 +147,35 @@ def test_neighbours(scene: Scene) -> None:
     (case,) = neighbours.measure(scene).cases
     assert (case.programs, case.streams) == (1, 2)
     assert min(*case.on, *case.off) > 0
+
+
+class Slow:
+    """A node of which no token comes in time, and one each whenever that is waited for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Exchange] = []
+
+    def ask(self, _prompt: str, _max_tokens: int) -> Exchange:
+        self.asked.append(Exchange(str(len(self.asked)), time.monotonic()))
+        return self.asked[-1]
+
+    def within(self, _condition: Callable[[], bool], _patience_s: float) -> bool:
+        return False
+
+    def until(self, condition: Callable[[], bool], _what: str, *, patience_s: float) -> None:
+        assert patience_s > 60
+        while not condition():
+            time.sleep(0.01)
+            for one in self.asked:
+                one.chunks.append((time.monotonic(), 1))
+
+    def cancel(self, _exchange: Exchange) -> None:
+        pass
+
+    def finish(self, asked: list[Exchange]) -> None:
+        assert asked == self.asked
+
+
+def test_a_node_that_stands_still_has_a_rate_all_the_same(scene: Scene) -> None:
+    rate = neighbours._rate(scene, cast("Client", Slow()), neighbours.Case(1, 2, [], []), seed=1)
+    assert 0 < rate < 201
