@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from benchmarks.beside import Pair
 from benchmarks.children import consume
@@ -80,7 +80,7 @@ class Crowd(Outcome):
             for name, rates in self.forms.items()
         ]
 
-    def draw(self, axes: object) -> None:
+    def draw(self, axes: Any) -> None:
         """The medians."""
         sides = [
             (f"{name}: {streams}", Middle.of(values).median)

@@ -111,7 +111,7 @@ class _Failed:
 
 
 def _most(steps: Mapping[int, list[float]]) -> tuple[int, float]:
-    """The kind of most steps, and how long one of them took; 0 where steps of no kind took longer together."""
+    """The kind of most steps, and what one of them took on average; 0 where all others took longer together."""
     kind = max(steps, key=lambda one: len(steps[one]), default=0)
     taken = sum(map(sum, steps.values()))
     return (kind, fmean(steps[kind])) if kind and 2 * sum(steps[kind]) > taken else (0, 0.0)
@@ -144,7 +144,7 @@ class Threads:
         self._trial: _Trial | None = None
         self._failed: dict[tuple[int, int], _Failed] = {}  # by threads that were too few, and kind of step
 
-    def note(self, now: float, step_s: float, kind: int = 0) -> str:
+    def note(self, now: float, step_s: float, kind: int) -> str:
         """Note that a step has ended.
 
         Args:
@@ -178,7 +178,7 @@ class Threads:
         self._steps.clear()
 
     def _judge(self, now: float, waiting: float, idle: float, steps: Mapping[int, list[float]]) -> str:
-        if self._trial is not None and not self._is_right(self._trial, now, steps):
+        if self._trial is not None and not self._decide(self._trial, now, steps):
             return ""
         kind, step_s = _most(steps)
         if waiting > _CROWDED and self.count > 1 and self._is_worth_a_trial(now, kind, step_s):
@@ -198,8 +198,8 @@ class Threads:
         failed = self._failed.get((self.count - 1, kind))
         return failed is None or now >= failed.until or step_s > _WORSE * failed.step_s
 
-    def _is_right(self, trial: _Trial, now: float, steps: Mapping[int, list[float]]) -> bool:
-        """Judge a trial; where it has failed or goes on, False."""
+    def _decide(self, trial: _Trial, now: float, steps: Mapping[int, list[float]]) -> bool:
+        """Keep to a trial, or take the thread back; whether it was kept to. Where nothing is known yet, neither."""
         known = steps.get(trial.kind, [])
         if len(known) < _STEPS:
             if now - trial.since < _TRIAL_S:

@@ -181,7 +181,7 @@ def test_what_was_in_vain_for_the_second_thread_may_be_right_for_the_first() -> 
 def test_steps_with_a_prompt_say_nothing_of_those_without() -> None:
     """All the waiting was in one step with a prompt; the others were as quick as ever."""
     machine = Machine(most=2)
-    machine.run(1.2, waiting=0.9)
+    machine.run(1.05, waiting=0.9)
     for kind, step_s in ((1, 0.02), (1, 0.02), (1, 0.02), (0, 1.0)):
         machine.wait(step_s, waiting=0.9)
         machine.threads.note(machine.now, step_s, kind)

@@ -57,6 +57,13 @@ def until(rig: Rig, threads: int) -> None:
         assert time.monotonic() < deadline
 
 
+def turn_for(rig: Rig, seconds: float) -> None:
+    """Turn for longer than it takes to measure something."""
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        rig.turn()
+
+
 def test_a_core_that_others_want_is_left_to_them_and_taken_back(plain: Path, neighbours: Neighbours) -> None:
     with working(plain) as rig:
         rig.ask(1, letters(20, 1))
@@ -157,12 +164,14 @@ def test_what_was_measured_beside_one_that_is_computed_aside_does_not_count(
 ) -> None:
     with working(plain) as rig:
         rig.ask(1, letters(20, 1))
-        for _ in range(5):
-            rig.turn()
+        turn_for(rig, 0.1)
         rig.ask(2, letters(1200, 2))
         while not rig.is_aside():
             rig.turn()
         neighbours.waiting = 0.5
         while rig.is_aside():
             rig.turn()
+        neighbours.now()
+        neighbours.waiting = 0.0
+        turn_for(rig, 0.1)
         assert rig.notes() == []
