@@ -86,7 +86,10 @@ class Prefiller:
         """Take in what was computed meanwhile, and see to what comes next."""
         aside = self._aside
         if aside is None:
-            self._begin()
+            half = self._threads.count // 2
+            self._scheduler.has_aside = bool(self._cell_bytes and half)
+            if self._scheduler.has_aside:
+                self._begin(half)
             return
         sequence, is_over = aside.sequence, aside.is_over
         for block in aside.blocks():
@@ -108,9 +111,8 @@ class Prefiller:
             self._aside.stop()
             self._end(self._aside)
 
-    def _begin(self) -> None:
-        half = self._threads.count // 2
-        sequence = self._next() if self._cell_bytes and half else None
+    def _begin(self, half: int) -> None:
+        sequence = self._next()
         if sequence is None:
             return
         if not memory.fits(round(len(sequence.tokens) * self._cell_bytes) + _COMPUTE):

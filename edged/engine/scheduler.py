@@ -55,6 +55,10 @@ class Scheduler:
         batch: most tokens in one step; at least `slots`, for everyone who decodes is in it.
         ubatch: tokens that are computed at once.
         itl_target_s: longest step while sequences decode, seconds.
+
+    Attributes:
+        costs: what steps cost.
+        has_aside: whether those that are worth it will be computed aside; until then no step takes any of them along.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class Scheduler:
         self._came = 0
         self._reach = 0
         self.costs = Costs()
+        self.has_aside = False
 
     def add(self, sequence: Sequence) -> None:
         """Take a new sequence in; it waits for its turn."""
@@ -253,6 +258,9 @@ class Scheduler:
         prefilling = self._prefilling()
         if slices and any(s.is_aside for s in self._running):  # a turn will come for the other long ones, too
             prefilling = [s for s in prefilling if not _is_long(s)]
+        elif self.has_aside:
+            elsewhere = self.worth_aside()
+            prefilling = [s for s in prefilling if s not in elsewhere]
         budget = self._prefill_budget(len(slices)) if prefilling and not (slices and self.costs.is_blurred) else 0
         # Half of it for the one that came first, so that nobody waits for ever; the rest for whoever has least left,
         # so that short prompts are not stuck behind long ones.

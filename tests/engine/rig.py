@@ -115,11 +115,17 @@ class Rig:
             assert time.monotonic() < deadline
 
     def both(self) -> Sequence:
-        """One that generates, and a long prompt that is computed aside, of which nothing has come back yet."""
+        """One that generates, and a long prompt that is computed aside, of which nothing has come back yet.
+
+        Its beginning was computed before, for another request.
+        """
+        self.ask(3, letters(100, 2))
+        self.cancel(3)
         self.ask(1, letters(20, 1))
         long = self.ask(2, letters(600, 2))
         self.prefiller.tend()
         assert long.is_aside
+        assert long.computed == 102  # BOS and a space
         return long
 
     def close(self) -> None:

@@ -70,6 +70,23 @@ def test_one_that_is_held_or_could_not_be_computed_aside_is_passed_over() -> Non
     assert machine.scheduler.worth_aside() == [third]
 
 
+def test_one_that_will_be_computed_aside_is_in_no_step_until_then() -> None:
+    machine, [long, short] = streaming(1500, 150)
+    machine.scheduler.has_aside = True
+    before = long.computed
+    assert [(piece.sequence, piece.count) for piece in machine.scheduler.plan()][1:] == [(short, 45)]
+    long.stays = True  # it will not
+    machine.step()
+    assert long.computed > before
+
+
+def test_where_nobody_decodes_it_waits_for_nothing() -> None:
+    machine = Machine(cells=10_000, batch=512, ubatch=64)
+    machine.scheduler.has_aside = True
+    machine.scheduler.add(sequence(1, prompt=1500))
+    assert [piece.count for piece in machine.scheduler.plan()] == [64]
+
+
 def test_one_that_is_aside_is_in_no_step_and_short_ones_go_on() -> None:
     machine, [long, other] = streaming(1500, 130)
     long.is_aside = True
