@@ -1,7 +1,8 @@
 """Time to first token on an idle node: what MQTT and the daemon add to a bare prefill, and what the cache saves.
 
 Both sides compute the same prompt at the same time, and have the machine in short turns (see `turns.Turns`); the
-node's broker has those of the node. For the cache, a client sends a long prompt whose beginning nobody had yet (cold)
+node's broker has those of the node. Before, the node has had so many prompts with nothing in common that it keeps none
+of them (`edged.engine.allowance`). For the cache, a client sends a long prompt whose beginning nobody had yet (cold)
 and then another that begins alike and ends differently (warm).
 Requests name no `seed`: one with a seed of its own reuses only what keeps its answer the same to the last bit.
 """
@@ -24,6 +25,8 @@ from benchmarks.turns import Turns
 _SHORT, _SHARED, _TAIL = 64, 512, 16
 _REPEATS, _QUICK_REPEATS = 30, 3
 _LONG_REPEATS, _QUICK_LONG_REPEATS = 7, 2
+#: Prompts with nothing in common before those that are measured.
+_BEFORE, _QUICK_BEFORE = 65, 1
 #: So short that both meet the same machine until the first token; long beside what a turn's beginning costs. Seconds.
 _TURN_S = 0.03
 _ADDED_MS, _WARM_RATIO = 15.0, 0.25
@@ -115,7 +118,8 @@ def measure(scene: Scene) -> Ttft:
     form, place = scene.form, scene.place("ttft")
     repeats = _QUICK_REPEATS if scene.quick else _REPEATS
     with node(form.settings, place) as served, bare_loop(Setup.of(form.settings), place) as bare, client(served) as me:
-        me.finish([me.ask(Load(1, 1, 999).prompt(0), 1)])  # a prompt of this kind has been computed once
+        for seed in range(_QUICK_BEFORE if scene.quick else _BEFORE):
+            me.finish([me.ask(Load(1, 1, 2000 + seed, numbers=numbers(_SHORT)).prompt(0), 1)])
         bare.run(Load(1, 1, 999), patience_s=_PATIENCE_S)
         sides = {"node": list(served.pids.values()), "bare": [bare.pid]}
         pairs = [_short(me, bare, seed, sides, node_first=bool(seed % 2)) for seed in range(repeats)]

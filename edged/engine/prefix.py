@@ -147,6 +147,8 @@ class PrefixCache:
         """Let a sequence begin with the first `length` tokens of the path to a node."""
         self._allowance.asked(owner, tokens, length if length >= _LEAST else 0)
         if length < _LEAST:
+            if not self._allowance.cells:
+                self._shrink()
             return self._root
         if length < node.end:
             node = self._split(node, length)
@@ -211,12 +213,16 @@ class PrefixCache:
     def release(self, node: Node) -> None:
         """A sequence that stood on the node is gone. Unused leaves beyond the allowance go, but for the last one."""
         self._lock(node, -1)
+        self._shrink(but=self._clock)
+
+    def _shrink(self, but: int = -1) -> None:
+        """Let unused leaves go that are beyond the allowance, but for the one that was used at that time."""
         allowed = self._allowance.cells
         for leaf in sorted(self._leaves.values(), key=lambda one: one.used):
             # Not only how many cells are used counts, but how far they reach: a step passes over all up to the last.
             too_many = self.cells - self.locked > allowed or leaf.reach > allowed
             # The last one stays however long it is, unless it only lies far because of others.
-            last = leaf.used == self._clock and leaf.reach <= leaf.end + allowed
+            last = leaf.used == but and leaf.reach <= leaf.end + allowed
             if too_many and not leaf.locks and not last:
                 tokens = [token for one in reversed(list(leaf.path())) for token in one.tokens]
                 self._allowance.dropped(leaf.owner, tokens)

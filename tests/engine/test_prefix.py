@@ -191,8 +191,53 @@ def test_the_last_one_stays_however_long_it_is() -> None:
     cached = Cached()
     cached.keep(run(0, 900))
     assert cached.found(run(0, 900)) == 900
-    cached.keep(run(1000, 60))
+    node = cached.begin(run(1000, 60))
+    assert cached.found(run(0, 900)) == 900
+    cached.end(node)
     assert cached.found(run(0, 900)) == 0
+
+
+def in_vain(cached: Cached, requests: int, first: int = 100_000) -> None:
+    """Requests that have nothing in common with each other."""
+    for number in range(requests):
+        cached.keep(run(first + 100 * number))
+
+
+def test_where_nothing_is_ever_found_every_prompt_has_all_cells_for_itself() -> None:
+    """So that its cells begin where llama.cpp's tiles of them do, and no step passes over others."""
+    cached = Cached(ids=40)
+    in_vain(cached, 63)
+    assert cached.cache.cells == 6 * 40  # within the least allowance
+    in_vain(cached, 1, first=50_000)
+    assert cached.cache.cells == 40
+    cached.begin(run(0))
+    assert cached.cache.cells == 40  # its own: that of the one before went when it came
+
+
+def test_even_then_the_last_one_is_there_for_whoever_goes_on_with_it() -> None:
+    cached = Cached(ids=40)
+    in_vain(cached, 70)
+    cached.keep(run(0))
+    assert cached.found(run(0, 80)) == 40
+
+
+def test_a_miss_brings_the_allowance_back() -> None:
+    cached = Cached(ids=40)
+    in_vain(cached, 70)
+    cached.keep(run(0))
+    cached.keep(run(1000))
+    assert cached.found(run(0)) == 0
+    cached.keep(run(0))
+    cached.keep(run(1000))
+    assert cached.found(run(0)) == 40
+
+
+def test_one_that_finds_something_is_one_that_counts() -> None:
+    cached = Cached(ids=40)
+    in_vain(cached, 60)
+    cached.keep(run(100_000 + 100 * 59, 60))
+    in_vain(cached, 10, first=50_000)
+    assert cached.cache.cells == 6 * 40
 
 
 def two_by_turns(cached: Cached, turns: int = 4) -> None:
