@@ -2,7 +2,8 @@
 
 Chunks are not rolled up in this scenario (`stream.flush_ms` 0), so that the gaps at the consumer are those between
 tokens. The long prompt's own time is what the engine says (`prefill_time_ms`), beside that of another prompt of the
-same length on the idle node.
+same length on the idle node. That is done several times, each with a node of its own, and the medians of the ratios
+count: from minute to minute a machine may change by more than what is to be told.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 from benchmarks.client import Client, client
-from benchmarks.figures import BenchmarkError, Spread
+from benchmarks.figures import BenchmarkError, Middle, Spread
 from benchmarks.load import Load, numbers
 from benchmarks.machine import most_resident, resident
 from benchmarks.node import node
@@ -21,6 +22,7 @@ from benchmarks.outcome import Outcome, Table, Verdict
 from benchmarks.scene import Form, Scene
 
 _STREAMS, _LONG = 4, 1500
+_ROUNDS, _QUICK_ROUNDS = 5, 1
 #: Cells for four streams and the prompt, so that nobody is sent away for want of room.
 _CONTEXT = 8192
 _GAP_RATIO, _PREFILL_RATIO = 2.5, 1.6
@@ -28,8 +30,8 @@ _MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One form of the file; milliseconds.
+class Round:
+    """One node, its streams and its long prompt; milliseconds.
 
     Attributes:
         before_ms: gaps of the streams while only they ran.
@@ -63,11 +65,11 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Mixed(Outcome):
-    """By the form of the file."""
+    """Rounds by the form of the file."""
 
     title: ClassVar[str] = f"Mixed load: a prompt of {_LONG} tokens arrives while {_STREAMS} streams generate"
 
-    forms: dict[str, Case]
+    forms: dict[str, list[Round]]
 
     def tables(self) -> list[Table]:
         """Gaps and the prompt's times."""
@@ -84,13 +86,13 @@ class Mixed(Outcome):
                         *(f"{one.gap_ratio:.2f}", f"{max(one.node_max_itl_ms):.0f}", f"{one.alone_ms:.0f}"),
                         *(f"{one.prefill_ms:.0f}", f"{one.prefill_ratio:.2f}", f"{one.ttft_ms:.0f}"),
                     ]
-                    for name, one in self.forms.items()
+                    for name, one in self._rounds()
                 ],
             ),
             Table(
                 "Resident memory of the engine, MiB",
                 ["file", "when the prompt comes", "at most", "at the end"],
-                [[name, *(f"{size / _MIB:.0f}" for size in one.memory)] for name, one in self.forms.items()],
+                [[name, *(f"{size / _MIB:.0f}" for size in one.memory)] for name, one in self._rounds()],
             ),
         ]
 
@@ -98,25 +100,35 @@ class Mixed(Outcome):
         """Of the gaps and of the prompt."""
         return [
             verdict
-            for name, one in self.forms.items()
+            for name, rounds in self.forms.items()
             for verdict in (
                 Verdict(
-                    f"{name}: longest gap while the prompt is computed by the median before", one.gap_ratio, _GAP_RATIO
+                    f"{name}: longest gap while the prompt is computed by the median before, median of the rounds",
+                    Middle.of([one.gap_ratio for one in rounds]).median,
+                    _GAP_RATIO,
                 ),
-                Verdict(f"{name}: the prompt's prefill time by its time alone", one.prefill_ratio, _PREFILL_RATIO),
+                Verdict(
+                    f"{name}: the prompt's prefill time by its time alone, median of the rounds",
+                    Middle.of([one.prefill_ratio for one in rounds]).median,
+                    _PREFILL_RATIO,
+                ),
             )
         ]
 
     def draw(self, axes: Any) -> None:
-        """How the gaps are spread, before and while."""
-        for name, one in self.forms.items():
-            for label, values, line in (("before", one.before_ms, "--"), ("while", one.while_ms, "-")):
-                ordered = sorted(values)
+        """How the gaps are spread, before and while, those of all rounds together."""
+        for name, rounds in self.forms.items():
+            for label, line in (("before", "--"), ("while", "-")):
+                gaps = [one.before_ms if label == "before" else one.while_ms for one in rounds]
+                ordered = sorted(gap for of_one in gaps for gap in of_one)
                 part = [(i + 1) / len(ordered) for i in range(len(ordered))]
                 axes.plot(ordered, part, line, label=f"{name}, {label}")
         axes.set(xlabel="ms between two tokens of a stream", ylabel="part of the gaps", ylim=(0, 1.02))
         axes.set_xlim(left=0)
         axes.legend(fontsize=7)
+
+    def _rounds(self) -> list[tuple[str, Round]]:
+        return [(name, one) for name, rounds in self.forms.items() for one in rounds]
 
 
 def measure(scene: Scene) -> Mixed:
@@ -125,13 +137,17 @@ def measure(scene: Scene) -> Mixed:
     Raises:
         BenchmarkError: a request failed, or the streams ended before the prompt was computed.
     """
-    return Mixed({form.name: _measure(scene, form) for form in scene.forms()})
+    rounds = range(_QUICK_ROUNDS if scene.quick else _ROUNDS)
+    return Mixed({form.name: [_measure(scene, form, number) for number in rounds] for form in scene.forms()})
 
 
-def _measure(scene: Scene, form: Form) -> Case:
+def _measure(scene: Scene, form: Form, number: int) -> Round:
     context = max(_CONTEXT, form.settings.models[0].context)
     settings = form.with_model(context=context)
-    with node(settings, scene.place(f"mixed-{form.name}"), EDGED_STREAM__FLUSH_MS="0") as served, client(served) as me:
+    with (
+        node(settings, scene.place(f"mixed-{form.name}-{number}"), EDGED_STREAM__FLUSH_MS="0") as served,
+        client(served) as me,
+    ):
         long = Load(1, 1, 1, numbers=numbers(_LONG))
         alone = me.ask(long.prompt(0), 2)
         me.finish([alone])
@@ -139,7 +155,7 @@ def _measure(scene: Scene, form: Form) -> Case:
         return _together(me, served.pids["engine"], long.prompt(1), alone_ms, scene.seconds)
 
 
-def _together(me: Client, engine: int, prompt: str, alone_ms: float, seconds: float) -> Case:
+def _together(me: Client, engine: int, prompt: str, alone_ms: float, seconds: float) -> Round:
     room = min(4096, (_CONTEXT - _LONG) // _STREAMS - 128)
     running = [me.ask(Load(1, 1, 2).prompt(stream), room) for stream in range(_STREAMS)]
     me.until(lambda: all(one.chunks for one in running), "the first token of every stream")
@@ -159,7 +175,7 @@ def _together(me: Client, engine: int, prompt: str, alone_ms: float, seconds: fl
     while_ms = [gap for one in running for gap in one.gaps_ms(late.sent, ended)]
     if not before_ms or not while_ms:
         raise BenchmarkError("no tokens came before or while the long prompt was computed: nothing was measured")
-    return Case(
+    return Round(
         prompt_tokens=late.final["usage"]["prompt_tokens"],
         before_ms=before_ms,
         while_ms=while_ms,

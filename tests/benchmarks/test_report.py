@@ -40,7 +40,7 @@ GOOD: dict[str, Outcome] = {
     "overhead": overhead.Overhead({1: overhead.Steps([10.0, 10.0], [0.2, 0.4]), 8: overhead.Steps([40.0], [1.0])}),
     "ttft": ttft.Ttft(65, [112.0, 114.0], [100.0, 101.0], 527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
     "mixed": mixed.Mixed(
-        {"Q4_1": mixed.Case(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0, MEMORY)}
+        {"Q4_1": [mixed.Round(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0, MEMORY)]}
     ),
     "cancel": cancel.CancelLatency([40.0, 90.0], [251, 300], 1997, 4),
     "memory": memory.Memory(
@@ -62,6 +62,14 @@ def run(**outcomes: Outcome) -> Run:
 
 def test_there_is_an_example_of_every_scenario() -> None:
     assert GOOD.keys() == serving.SCENARIOS.keys()
+
+
+def test_of_the_mixed_load_the_median_of_the_rounds_counts() -> None:
+    rounds = [
+        mixed.Round(1499, [20.0], [longest], [longest], prefill_ms, 4000.0, 1.0, MEMORY)
+        for longest, prefill_ms in ((48.0, 9000.0), (49.0, 6000.0), (90.0, 6300.0))
+    ]
+    assert [one.measured for one in mixed.Mixed({"Q4_1": rounds}).verdicts()] == [49 / 20, 6300 / 4000]
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -86,7 +94,7 @@ def test_every_row_is_as_long_as_its_head(name: str) -> None:
         (journal.Cost([95.0], [100.0], 1000.0, 25.0), 2),
         (neighbours.Neighbours([neighbours.Case(1, 1, [40.0], [44.0])]), 1),
         (ttft.Ttft(65, [120.0], [100.0], 527, [1000.0], [300.0], [0]), 2),
-        (mixed.Mixed({"Q4_1": mixed.Case(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)}), 2),
+        (mixed.Mixed({"Q4_1": [mixed.Round(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)]}), 2),
         (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),
         (memory.Memory(90 * MIB, 80 * MIB, MIB, 251 * MIB, 60.0, {"engine": 0.004, "daemon": 0.002, "broker": 0.0}), 2),
         (soak.Soak(200, 20, ["lost"], 10.0, {}, {}), 1),

@@ -80,7 +80,7 @@ def test_ttft(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mixed, "_LONG", 300)
     monkeypatch.setattr(mixed, "_STREAMS", 2)
-    (case,) = mixed.measure(scene).forms.values()
+    [[case]] = mixed.measure(scene).forms.values()
     assert case.prompt_tokens == 299
     assert case.before_ms
     assert case.while_ms
