@@ -197,22 +197,47 @@ class Scheduler:
         return self._cache.cells + sum(s.computed - s.kept for s in self._running)
 
     def _admit(self) -> None:
+        first: Sequence | None = None  # of those that find no place
         for sequence in [s for s in self._waiting if not s.is_held]:
-            if not self._make_place(sequence):
-                return
-            self._waiting.remove(sequence)
-            sequence.slot = self._slots.pop(0)
-            sequence.state = State.RUNNING
-            node = self._attach(sequence)
-            sequence.stand_on(node)
-            sequence.computed = node.end
-            sequence.pristine = bytearray(node.path_pristine)
-            sequence.is_alone = not self._running and self._cache.is_pristine(node)
-            for other in self._running:
-                other.is_alone = False
-            if sequence.cached_tokens is None:
-                sequence.cached_tokens = min(node.end, sequence.prompt_tokens)
-            insort(self._running, sequence, key=_AGE)
+            if first is None and self._make_place(sequence):
+                self._begin(sequence)
+            elif first is None:
+                first = sequence
+            elif self._may_pass(sequence, first):
+                self._begin(sequence)
+
+    def _begin(self, sequence: Sequence) -> None:
+        """Give it a slot, and what there is of its tokens."""
+        self._waiting.remove(sequence)
+        sequence.slot = self._slots.pop(0)
+        sequence.state = State.RUNNING
+        node = self._attach(sequence)
+        sequence.stand_on(node)
+        sequence.computed = node.end
+        sequence.pristine = bytearray(node.path_pristine)
+        sequence.is_alone = not self._running and self._cache.is_pristine(node)
+        for other in self._running:
+            other.is_alone = False
+        if sequence.cached_tokens is None:
+            sequence.cached_tokens = min(node.end, sequence.prompt_tokens)
+        insort(self._running, sequence, key=_AGE)
+
+    def _may_pass(self, sequence: Sequence, first: Sequence) -> bool:
+        """Whether a sequence may run before one that came first and waits for room, without making it wait longer.
+
+        That one will find room at the latest when enough of those that run have generated all they may. Whoever is done
+        by then may pass, and whoever needs no more than what is left over then. A token of its prompt counts as a step.
+        """
+        if not self._slots or self._shortage(sequence) > 0:
+            return False
+        missing, steps = self._shortage(first), 0
+        running = sorted(self._running, key=lambda one: 0 if one.is_held else one.left)
+        while running and missing > 0:
+            one = running.pop(0)
+            missing -= _grown(one) - one.kept + (self._cache.alone(one.node) if one.node else 0)
+            steps = one.left
+        over = -missing - sum(one.left for one in (first, *running))
+        return sequence.pending + sequence.left <= max(steps, over)
 
     def _attach(self, sequence: Sequence) -> Node:
         if sequence.exact and not self._running:

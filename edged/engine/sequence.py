@@ -187,6 +187,11 @@ class Sequence:
         return len(self.tokens) - self.prompt_tokens
 
     @property
+    def left(self) -> int:
+        """Tokens that may still be generated."""
+        return self.max_tokens - self.generated
+
+    @property
     def is_decoding(self) -> bool:
         """One token to compute, and it brings the next one."""
         return self.pending == 1
