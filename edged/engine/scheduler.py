@@ -283,7 +283,7 @@ class Scheduler:
         prefilling = self._prefilling()
         if slices and any(s.is_aside for s in self._running):  # a turn will come for the other long ones, too
             prefilling = [s for s in prefilling if not _is_long(s)]
-        elif self.has_aside:
+        elif prefilling and self.has_aside:
             elsewhere = self.worth_aside()
             prefilling = [s for s in prefilling if s not in elsewhere]
         budget = self._prefill_budget(len(slices)) if prefilling and not (slices and self.costs.is_blurred) else 0
