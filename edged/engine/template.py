@@ -195,21 +195,26 @@ def _steers(added: str, source: str) -> bool:
 def _time_limit() -> Iterator[None]:
     """Interrupt a template that loops: it holds up all requests. Of the main thread alone, as signals are.
 
+    Again and again, for Python swallows what is raised in a finalizer or in a weak reference's callback.
+
     Raises:
         TimeoutError: the block has used `_MOST_CPU_S`.
     """
+    within = True
 
-    def on_signal(_number: int, _frame: FrameType | None) -> NoReturn:
-        raise TimeoutError(f"it has not come to an end after {_MOST_CPU_S:g} s")
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        if within:
+            raise TimeoutError(f"it has not come to an end after {_MOST_CPU_S:g} s")
 
     before = signal.signal(signal.SIGVTALRM, on_signal)
     try:
-        signal.setitimer(signal.ITIMER_VIRTUAL, _MOST_CPU_S)
         try:
+            signal.setitimer(signal.ITIMER_VIRTUAL, _MOST_CPU_S, _MOST_CPU_S)
             yield
         finally:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    finally:
+            within = False
+    finally:  # which an interruption in the line above reaches as well, and the next one is far away
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         signal.signal(signal.SIGVTALRM, before)
 
 

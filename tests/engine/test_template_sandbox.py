@@ -11,6 +11,8 @@ from edged.engine.template import ChatTemplate, PromptError
 from tests.engine.vocabularies import Characters
 
 HELLO = [("user", "Hello")]
+#: What Python says where it swallows an interruption: that can happen in any template that is interrupted.
+INTERRUPTED = "ignore:Exception ignored:pytest.PytestUnraisableExceptionWarning"
 
 
 @pytest.fixture
@@ -86,11 +88,40 @@ def test_a_template_that_cannot_be_compiled_is_refused_when_the_model_is_loaded(
     ],
 )
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.filterwarnings(INTERRUPTED)
 def test_a_template_that_does_not_come_to_an_end_is_ended(loop: str) -> None:
     endless = ChatTemplate(loop + "{{ messages[0].content }}", Characters({}))
     for _ in range(2):
         with pytest.raises(PromptError, match=r"it has not come to an end after 0\.05 s"):
             endless.tokenize(HELLO)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.filterwarnings(INTERRUPTED)
+def test_an_interruption_that_python_swallows_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is raised in a finalizer or in a weak reference's callback goes nowhere."""
+    swallowed: list[str] = []
+
+    class Finalized:
+        def __del__(self) -> None:
+            try:
+                while True:
+                    pass
+            except TimeoutError:
+                swallowed.append("once")
+                raise
+
+    def finalizes(_form: str) -> str:
+        Finalized()
+        return ""
+
+    monkeypatch.setattr(template, "_strftime_now", finalizes)
+    endless = ChatTemplate(
+        "{{ strftime_now('') }}{% for a in range(9999) %}{{ range(9999) | list }}{% endfor %}", Characters({})
+    )
+    with pytest.raises(PromptError, match=r"it has not come to an end after 0\.05 s"):
+        endless.tokenize(HELLO)
+    assert swallowed == ["once"]
 
 
 @pytest.mark.usefixtures("impatient")
