@@ -147,21 +147,33 @@ def _engine(setup: Setup, file: Path) -> Iterator[_Engine]:
 
 
 def _generate(engine: _Engine, setup: Setup, load: Load) -> None:
-    """Order all streams at once, and wait for their ends."""
-    for stream in range(load.streams):
+    """Order all streams at once; when all of them have had so many tokens together, end them.
+
+    Those that decode first wait for the others' prompts, of which a step beside them may take a single token along.
+    """
+    running, together = set(range(load.streams)), dict.fromkeys(range(load.streams), 0)
+    for stream in running:
+        prompt = load.prompt(stream)
         order = protocol.Generate(
             uid=stream,
-            max_tokens=load.tokens + 8 * load.streams,  # early streams wait for the others' prompts
+            max_tokens=setup.load["context"] // load.streams - len(prompt),
             seed=load.sampler_seed(stream),
-            prompt=load.prompt(stream),
+            prompt=prompt,
             **setup.sampling,
         )
         engine.process.send(1, order)
-    deadline, left = time.monotonic() + _PATIENCE_S, load.streams
-    while left:
+    deadline, waiting_for = time.monotonic() + _PATIENCE_S, set(running)
+    while running:
         report = engine.hear(deadline)
-        if isinstance(report, protocol.Step):
-            for one in report.finished:
-                left -= 1
-                if one.reason == "error":
-                    raise BenchmarkError(f"a request ended with {one.error}: {one.message}")
+        if not isinstance(report, protocol.Step):
+            continue
+        for one in report.finished:
+            running.discard(one.uid)
+            if one.reason == "error":
+                raise BenchmarkError(f"a request ended with {one.error}: {one.message}")
+        for uid, _, tokens in report.deltas:
+            waiting_for.discard(uid)
+            together[uid] += 0 if waiting_for else len(tokens)
+        if min(together.values()) >= load.tokens:
+            for uid in running:
+                engine.process.send(1, protocol.Cancel(uid))

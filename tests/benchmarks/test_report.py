@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -160,13 +160,3 @@ def test_a_scenario_that_fails_is_reported_and_the_rest_goes_on() -> None:
     text = report.text(told)
     assert "## FAILED: cancel\n\nno answer came" in text
     assert text.endswith("3 of 3 figures are as asked; 2 scenarios failed.")
-
-
-def test_only_steps_in_which_every_stream_computes_a_token_are_counted() -> None:
-    # when, seconds in llama.cpp until then, tokens in the batch: a prefill, three steps of two streams, one of one
-    decodes: list[Any] = [(0.0, 0.0, 60), (1.0, 0.9, 2), (1.2, 1.09, 2), (1.5, 1.38, 2), (1.6, 1.47, 1)]
-    steps = overhead.Overhead.of(2, decodes)
-    assert steps.step_ms == pytest.approx([200, 300])
-    assert steps.rest_ms == pytest.approx([10, 10])
-    with pytest.raises(BenchmarkError, match="4 streams"):
-        overhead.Overhead.of(4, decodes)
