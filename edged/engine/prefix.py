@@ -163,7 +163,7 @@ class PrefixCache:
             return 0, 0
         return length, sum(min(one.end, length) - one.start for one in node.path() if not one.locks)
 
-    def alone(self, node: Node) -> int:
+    def unlocked_by(self, node: Node) -> int:
         """How many cells are not locked any more when a running sequence that stands on this node is gone."""
         return sum(len(one.tokens) for one in node.path() if one.locks == 1)
 

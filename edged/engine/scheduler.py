@@ -223,10 +223,11 @@ class Scheduler:
         insort(self._running, sequence, key=_AGE)
 
     def _may_pass(self, sequence: Sequence, first: Sequence) -> bool:
-        """Whether a sequence may run before one that came first and waits for room, without making it wait longer.
+        """Whether a sequence may run before one that came first and waits for room.
 
         That one will find room at the latest when enough of those that run have generated all they may. Whoever is done
-        by then may pass, and whoever needs no more than what is left over then. A token of its prompt counts as a step.
+        by then may pass, and whoever needs no more than what is left over then: so it waits no longer for them than it
+        might have had to anyway. A token of a prompt counts as a step.
         """
         if not self._slots or self._shortage(sequence) > 0:
             return False
@@ -234,9 +235,9 @@ class Scheduler:
         running = sorted(self._running, key=lambda one: 0 if one.is_held else one.left)
         while running and missing > 0:
             one = running.pop(0)
-            missing -= _grown(one) - one.kept + (self._cache.alone(one.node) if one.node else 0)
+            missing -= _grown(one) - one.kept + (self._cache.unlocked_by(one.node) if one.node else 0)
             steps = one.left
-        over = -missing - sum(one.left for one in (first, *running))
+        over = -missing - _RESERVE - sum(one.left for one in (first, *running))
         return sequence.pending + sequence.left <= max(steps, over)
 
     def _attach(self, sequence: Sequence) -> Node:
