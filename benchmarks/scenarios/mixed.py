@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 from benchmarks.client import Client, client
-from benchmarks.figures import BenchmarkError, Middle, Spread
+from benchmarks.figures import BenchmarkError, Spread
 from benchmarks.load import Load, numbers
 from benchmarks.machine import most_resident, resident
 from benchmarks.node import node
@@ -104,12 +104,12 @@ class Mixed(Outcome):
             for verdict in (
                 Verdict(
                     f"{name}: longest gap while the prompt is computed by the median before, median of the rounds",
-                    Middle.of([one.gap_ratio for one in rounds]).median,
+                    median(one.gap_ratio for one in rounds),
                     _GAP_RATIO,
                 ),
                 Verdict(
                     f"{name}: the prompt's prefill time by its time alone, median of the rounds",
-                    Middle.of([one.prefill_ratio for one in rounds]).median,
+                    median(one.prefill_ratio for one in rounds),
                     _PREFILL_RATIO,
                 ),
             )
@@ -118,11 +118,11 @@ class Mixed(Outcome):
     def draw(self, axes: Any) -> None:
         """How the gaps are spread, before and while, those of all rounds together."""
         for name, rounds in self.forms.items():
-            for label, line in (("before", "--"), ("while", "-")):
-                gaps = [one.before_ms if label == "before" else one.while_ms for one in rounds]
-                ordered = sorted(gap for of_one in gaps for gap in of_one)
-                part = [(i + 1) / len(ordered) for i in range(len(ordered))]
-                axes.plot(ordered, part, line, label=f"{name}, {label}")
+            before = [gap for one in rounds for gap in one.before_ms]
+            meanwhile = [gap for one in rounds for gap in one.while_ms]
+            for label, gaps, line in (("before", before, "--"), ("while", meanwhile, "-")):
+                part = [(i + 1) / len(gaps) for i in range(len(gaps))]
+                axes.plot(sorted(gaps), part, line, label=f"{name}, {label}")
         axes.set(xlabel="ms between two tokens of a stream", ylabel="part of the gaps", ylim=(0, 1.02))
         axes.set_xlim(left=0)
         axes.legend(fontsize=7)

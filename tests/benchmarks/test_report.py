@@ -38,7 +38,11 @@ GOOD: dict[str, Outcome] = {
     "throughput": throughput_outcome(repeat(95), repeat(96, streams=8), repeat(97, streams=16)),
     "crowd": crowd.Crowd({"Q4_1": crowd.Rates([100.0, 104.0], [101.0, 105.0])}),
     "overhead": overhead.Overhead({1: overhead.Steps([10.0, 10.0], [0.2, 0.4]), 8: overhead.Steps([40.0], [1.0])}),
-    "ttft": ttft.Ttft(65, [112.0, 114.0], [100.0, 101.0], 527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
+    "ttft": ttft.Ttft(
+        65,
+        [ttft.Pairs(1, [112.0, 114.0], [100.0, 101.0]), ttft.Pairs(65, [105.0], [100.0])],
+        *(527, [1000.0, 1100.0], [90.0, 100.0], [512, 510]),
+    ),
     "mixed": mixed.Mixed(
         {"Q4_1": [mixed.Round(1499, [20.0, 20.0, 24.0], [25.0, 48.0], [48.0], 6000.0, 4000.0, 6100.0, MEMORY)]}
     ),
@@ -93,7 +97,7 @@ def test_every_row_is_as_long_as_its_head(name: str) -> None:
         (crowd.Crowd({"Q4_1": crowd.Rates([100.0], [99.0]), "Q4_0": crowd.Rates([100.0], [101.0])}), 1),
         (journal.Cost([95.0], [100.0], 1000.0, 25.0), 2),
         (neighbours.Neighbours([neighbours.Case(1, 1, [40.0], [44.0])]), 1),
-        (ttft.Ttft(65, [120.0], [100.0], 527, [1000.0], [300.0], [0]), 2),
+        (ttft.Ttft(65, [ttft.Pairs(1, [120.0], [100.0])], 527, [1000.0], [300.0], [0]), 2),
         (mixed.Mixed({"Q4_1": [mixed.Round(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)]}), 2),
         (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),
         (memory.Memory(90 * MIB, 80 * MIB, MIB, 251 * MIB, 60.0, {"engine": 0.004, "daemon": 0.002, "broker": 0.0}), 2),
