@@ -22,6 +22,8 @@ from edged.engine.sequence import Sequence, State
 _FIRST_PREFILL = 16
 #: Cells of the KV cache that admission leaves free for each running sequence to grow into.
 _RESERVE = 32
+#: Beside others, a sequence of more than one in so many cells leaves as many for short ones, that they need not wait.
+_SHORT = 8
 #: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
 _PREFILL_STEP_S = 0.2
 #: A prompt of which more tokens than that are still to be computed is worth a context of its own.
@@ -259,9 +261,12 @@ class Scheduler:
         return True
 
     def _shortage(self, sequence: Sequence) -> int:
-        """Cells that are missing for it beside those that run, all of them with a reserve."""
+        """Cells that are missing for it beside those that run, all of them with a reserve, and for a short one."""
         found, unlocked = self._cache.peek(sequence.tokens, sequence.owner)
         needed = len(sequence.tokens) - found + unlocked + _RESERVE
+        short = self._cells // _SHORT
+        if len(sequence.tokens) > short and len(self._slots) > 1:
+            needed += short
         running = sum(_grown(s) - s.kept for s in self._running)
         return self._cache.locked + running + needed - self._cells
 

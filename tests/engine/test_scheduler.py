@@ -112,6 +112,41 @@ def test_a_prompt_that_leaves_no_reserve_runs_when_it_is_alone() -> None:
     assert machine.finished[1][1].generated == 2
 
 
+def running(machine: Machine, *prompts: int) -> list[int]:
+    """Those that run when requests with prompts of so many tokens have come; numbered from 1."""
+    for uid, prompt in enumerate(prompts, 1):
+        machine.scheduler.add(sequence(uid, prompt=prompt, max_tokens=5))
+        machine.step()
+    return [one.uid for one in machine.scheduler.running]
+
+
+def test_long_prompts_leave_an_eighth_for_short_ones() -> None:
+    machine = Machine(cells=400, slots=4, batch=512)
+    assert running(machine, 160, 160, 10) == [1, 3]
+    machine.run()
+    assert machine.finished.keys() == {1, 2, 3}
+
+
+@pytest.mark.parametrize(("prompt", "uids"), [(56, [1, 2]), (57, [1])])
+def test_short_prompts_may_fill_the_cache(prompt: int, uids: list[int]) -> None:
+    """Not more than an eighth of the cells is short."""
+    assert running(Machine(cells=450, slots=4, batch=512), 329, prompt) == uids
+
+
+@pytest.mark.parametrize(("cells", "uids"), [(438, [1]), (439, [1, 2])])
+def test_a_long_prompt_fits_where_an_eighth_is_left(cells: int, uids: list[int]) -> None:
+    """160 and its first token, 160, a reserve of 32 for each, and 54."""
+    assert running(Machine(cells=cells, slots=4, batch=512), 160, 160) == uids
+
+
+def test_where_no_slot_would_be_left_for_a_short_one_no_room_is() -> None:
+    assert running(Machine(cells=400, slots=2, batch=512), 160, 160) == [1, 2]
+
+
+def test_a_prompt_that_leaves_nothing_for_others_runs_alone() -> None:
+    assert running(Machine(cells=400, slots=4, batch=512), 390) == [1]
+
+
 def test_when_the_cache_is_full_the_youngest_makes_room_and_comes_back_first() -> None:
     machine = Machine(cells=120, slots=4)
     for uid in (1, 2):

@@ -175,7 +175,7 @@ def test_the_youngest_makes_way_for_what_comes_back() -> None:
 
 
 def test_one_that_had_to_make_way_itself_is_not_aside_any_more() -> None:
-    machine, [long] = streaming(300, cells=400)
+    machine, [long] = streaming(300, cells=450)
     long.is_aside = True
     for _ in range(150):
         machine.step()
