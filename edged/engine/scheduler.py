@@ -22,7 +22,7 @@ from edged.engine.sequence import Sequence, State
 _FIRST_PREFILL = 16
 #: Cells of the KV cache that admission leaves free for each running sequence to grow into.
 _RESERVE = 32
-#: Beside others, a sequence of more than one in so many cells leaves as many for short ones, that they need not wait.
+#: A sequence is short up to the cells by this. Beside others, one that is not leaves as many cells for short ones.
 _SHORT = 8
 #: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
 _PREFILL_STEP_S = 0.2
