@@ -233,7 +233,7 @@ class Scheduler:
         """
         if not self._slots or self._shortage(sequence) > 0:
             return False
-        missing, steps = self._shortage(first), 0
+        missing, steps = self._shortage(first, freed=1), 0
         running = sorted(self._running, key=lambda one: 0 if one.is_held else one.left)
         while running and missing > 0:
             one = running.pop(0)
@@ -252,20 +252,25 @@ class Scheduler:
         held = [s for s in self._running if s.is_held]
         if not self._slots and not held:
             return False
-        if len(held) < len(self._running) and self._shortage(sequence) > sum(map(_grown, held)):
+        if len(held) < len(self._running) and self._shortage(sequence, freed=len(held)) > sum(map(_grown, held)):
             return False
-        while self._running and (not self._slots or self._shortage(sequence) > 0):
+        while self._running and (not self._slots or self._shortage(sequence, freed=len(held)) > 0):
             if not held:
                 return False
             self._displace(held.pop())
         return True
 
-    def _shortage(self, sequence: Sequence) -> int:
-        """Cells that are missing for it beside those that run, all of them with a reserve, and for a short one."""
+    def _shortage(self, sequence: Sequence, freed: int = 0) -> int:
+        """Cells that are missing for it beside those that run, all of them with a reserve, and for a short one.
+
+        Args:
+            sequence: one that waits.
+            freed: slots that will be free besides those that are, when it comes.
+        """
         found, unlocked = self._cache.peek(sequence.tokens, sequence.owner)
         needed = len(sequence.tokens) - found + unlocked + _RESERVE
         short = self._cells // _SHORT
-        if len(sequence.tokens) > short and len(self._slots) > 1:
+        if len(sequence.tokens) > short and len(self._slots) + freed > 1:
             needed += short
         running = sum(_grown(s) - s.kept for s in self._running)
         return self._cache.locked + running + needed - self._cells

@@ -107,6 +107,18 @@ def test_who_is_held_is_cancelled_wherever_it_is() -> None:
     assert machine.kv.used == 0
 
 
+def test_one_that_is_held_keeps_its_place_where_giving_it_up_would_not_be_enough() -> None:
+    """The newcomer is long: beside the first it has to leave an eighth."""
+    machine = Machine(cells=400, slots=3, cached=6, batch=512)
+    first, held = sequence(1, prompt=200, max_tokens=40), sequence(2, prompt=60, max_tokens=40)
+    start(machine, first, held)
+    machine.step()
+    hold(held)
+    start(machine, sequence(3, prompt=100, max_tokens=3))
+    machine.step()
+    assert (held.state, held.preemptions) == (State.RUNNING, 0)
+
+
 @pytest.mark.parametrize("held", [1, 2, 3])
 def test_the_place_of_one_that_is_held_is_given_to_whoever_needs_a_slot(held: int) -> None:
     machine = Machine(cells=1000, slots=3, cached=6, batch=256)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from itertools import count
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from edged.engine.sequence import Sequence
@@ -23,9 +23,9 @@ def waiting_for_room(machine: Machine, first: int, *late: Sequence) -> Machine:
     return machine
 
 
-def running(cells: int, *sequences: Sequence, cached: int = 8) -> Machine:
+def running(cells: int, *sequences: Sequence, cached: int = 8, slots: int = 6) -> Machine:
     """Each of them runs when the next one comes."""
-    machine = Machine(cells=cells, slots=6, batch=512, cached=cached)
+    machine = Machine(cells=cells, slots=slots, batch=512, cached=cached)
     for one in sequences:
         machine.scheduler.add(one)
         machine.step()
@@ -120,17 +120,20 @@ sizes = st.tuples(st.integers(1, 120), st.integers(1, 60))
     first=st.integers(1, 120),
     sizes_late=st.lists(sizes, min_size=1, max_size=6),
     cached=st.sampled_from([0, 8]),
+    slots=st.integers(3, 6),
 )
+@example(194, [(1, 5), (55, 34), (1, 3)], 74, [(1, 33)], 0, 4)  # who passes has the last slot, where no room is left
 def test_where_all_generate_all_they_may_the_first_runs_no_later_than_alone(
     cells: int,
     sizes_running: list[tuple[int, int]],
     first: int,
     sizes_late: list[tuple[int, int]],
     cached: int,
+    slots: int,
 ) -> None:
     def after(*late: tuple[int, int]) -> int:
         start = [sequence(10 + n, prompt=prompt, max_tokens=most) for n, (prompt, most) in enumerate(sizes_running)]
-        machine = running(cells, *start, cached=cached)
+        machine = running(cells, *start, cached=cached, slots=slots)
         while any(one.pending > 1 for one in start if one.uid not in machine.finished):
             machine.step()  # or whoever passes would share the steps with a prompt
         waiting_for_room(machine, first)
