@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,6 +87,17 @@ class Talk:
         self.answers[uid] = Answer()
         self._handle.send(Generate(uid=uid, prompt=prompt, **(DEFAULTS | fields)), child=self.child)
         return uid
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """What is asked within comes together, however long the asking takes: until its end the child stands still."""
+        pid = self._handle.engine.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def cancel(self, uid: int) -> None:
         self._handle.send(Cancel(uid), child=self.child)

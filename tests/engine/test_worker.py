@@ -58,7 +58,8 @@ def test_a_conversation_goes_through_the_models_template(talk: Talk) -> None:
 
 
 def test_eight_requests_are_answered_together(talk: Talk) -> None:
-    uids = [talk.ask(counting(start), max_tokens=24) for start in range(1, 9)]
+    with talk.at_once():
+        uids = [talk.ask(counting(start), max_tokens=24) for start in range(1, 9)]
     answers = talk.finish(*uids)
     for start, answer in enumerate(answers, 1):
         assert answer.text.startswith(counted(start + 7, 5))
