@@ -28,6 +28,7 @@ from edged.engine.process import EngineProcess, Lost
 from edged.mqtt.connection import Connection
 from edged.mqtt.happenings import Arrived, Confirmed, Ended, Happening, Ready, Refused
 from edged.observe.notify import Notifier, watchdog_interval_s
+from edged.observe.status import Status
 from edged.wire.messages import ModelCard
 from edged.wire.topics import Kind
 
@@ -112,6 +113,7 @@ class Daemon:
         self._settings = settings
         self._inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
         self._notifier = Notifier()
+        self._status = Status((model.alias for model in settings.models), self._notifier.status)
         self._children: dict[str, int] = {}
         self._stops = 0
         self._requests, self._controls = _Flow(), _Flow()
@@ -173,7 +175,7 @@ class Daemon:
             self._control.start()
             for engine in self._engines.values():
                 engine.start()
-            self._notifier.ready("loading")
+            self._notifier.ready(self._status.line)
             self._loop()
         finally:
             # The order of the end: the broker has heard `offline` by now, from the core. The engines go first, they
@@ -307,8 +309,10 @@ class Daemon:
     def _tell(self, event: events.Event) -> None:
         if isinstance(event, events.BrokerConnected):
             log.info("connected to broker", host=self._settings.mqtt.host, port=self._settings.mqtt.port)
+            self._status.broker()
         elif isinstance(event, events.BrokerDisconnected):
             log.warning("not connected to broker", reason=event.reason)
+            self._status.broker(event.reason)
 
     def _from_engine(self, item: _FromEngine) -> list[events.Event]:
         model, report = item.model, item.report
@@ -319,12 +323,12 @@ class Daemon:
                 return [events.EngineLoading(model, report.fraction)]
             case protocol.Ready():
                 self._children[model] = item.child
-                self._notifier.status(f"{model} is ready")
+                self._status.model(model, "ready")
                 return [events.EngineReady(model, self._card(model, report))]
             case protocol.Note():
                 log.log(_LEVELS[report.level], "llama.cpp", model=model, text=report.text)
             case Lost():
-                self._notifier.status(f"{model}: {report.reason}")
+                self._status.model(model, report.reason)
                 error = wiring.error_code(report.error)
                 return [events.EngineLost(model, report.reason, error, report.outside, report.retry_in_s)]
             case _:

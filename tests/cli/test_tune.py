@@ -84,7 +84,10 @@ def test_an_interrupt_ends_the_trial_and_tells_by_the_exit_code(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nobody"], "edged: nobody: no model has this alias, and there is no such file; the models are: starter\n"),
+        (
+            ["nobody"],
+            "edged: nobody: no model has this alias (there are: starter), and model file 'nobody' does not exist;",
+        ),
         (["--write"], "edged: --write: there is no configuration file; make one with"),
         (["--config", "/nonexistent.toml"], "edged: /nonexistent.toml: there is no such file; --config names it\n"),
     ],

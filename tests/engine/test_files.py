@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
@@ -16,6 +17,7 @@ from edged.engine import files
 from edged.engine.files import ModelFileError, ModelNotFound, describe, digest, resolve
 from tests.engine import gguf
 from tests.engine.gguf import Number, Numbers, u32
+from tests.users import somebody_else
 from tests.wire.strategies import unhurried
 
 FULL: list[tuple[str, gguf.Value]] = [
@@ -194,6 +196,27 @@ def test_a_missing_file_is_refused_with_its_path_and_the_way_out(tmp_path: Path)
         resolve("/no/such.gguf")
     with pytest.raises(ModelNotFound, match="is a directory, not a model file"):
         resolve(str(tmp_path))
+
+
+def test_a_file_that_this_user_may_not_read_is_refused_with_the_way_out() -> None:
+    with TemporaryDirectory() as name:  # one that others can reach
+        directory = Path(name)
+        directory.chmod(0o755)
+        (directory / "file.gguf").touch(0o000)
+        (directory / "closed").mkdir(0o000)
+        for path in (directory / "file.gguf", directory / "closed" / "file.gguf"):
+            with (
+                somebody_else(),
+                pytest.raises(ModelNotFound, match=r"file\.gguf' cannot be read: permission denied"),
+            ):
+                resolve(str(path))
+
+
+def test_a_path_that_can_be_no_file_is_refused_with_the_reason() -> None:
+    with pytest.raises(ModelNotFound, match="cannot be read: File name too long; give the path"):
+        resolve("/" + "x" * 300)
+    with pytest.raises(ModelNotFound, match="no such home directory; give the path"):
+        resolve("~nobody-is-called-so/model.gguf")
 
 
 def test_without_the_starter_model_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +21,7 @@ from edged.journal import JournalBusy, JournalError
 from edged.journal.schema import MIGRATIONS, NewerError, migrate
 from tests.journal.conftest import Open
 from tests.journal.rows import KEEP_S, WALL, a_message, a_past, a_request, open_journal
+from tests.users import somebody_else
 
 
 def fill(path: Path) -> None:
@@ -260,19 +260,6 @@ def test_damage_anywhere_never_keeps_a_daemon_from_starting(tmp_path: Path, seed
 
 
 # --- what cannot be helped ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def somebody_else() -> Iterator[None]:
-    """Root may write everywhere; others may not in directories that are root's alone."""
-    if os.geteuid():
-        yield
-        return
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_a_directory_that_may_not_be_written_is_said(open_it: Open, path: Path) -> None:

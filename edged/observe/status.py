@@ -1,0 +1,35 @@
+"""How the node is, in one line, as `systemctl status` shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+
+class Status:
+    """What is known of the broker and of every model.
+
+    Args:
+        models: their aliases.
+        tell: is given the line when something has changed.
+    """
+
+    def __init__(self, models: Iterable[str], tell: Callable[[str], object]) -> None:
+        self._broker = "connecting to the broker"
+        self._models = dict.fromkeys(models, "loading")
+        self._tell = tell
+
+    def broker(self, trouble: str = "") -> None:
+        """The broker is connected, or why it is not."""
+        self._broker = trouble
+        self._tell(self.line)
+
+    def model(self, alias: str, state: str) -> None:
+        """A model is `ready`, or why it is not."""
+        self._models[alias] = state
+        self._tell(self.line)
+
+    @property
+    def line(self) -> str:
+        """A broker that is away comes first, then each model."""
+        models = [f"{alias}: {state}" for alias, state in self._models.items()]
+        return " | ".join([self._broker, *models] if self._broker else models)
