@@ -35,7 +35,7 @@ run: setup-to-run ## start a broker and the daemon, and keep them running until 
 	@bash -mc '$(python) -m deploy.run .run; exit $$?'
 
 test: setup-to-test ## all checks and all tests, as CI runs them; ARGS='-k outbox' passes arguments to pytest
-	@deploy/packages.sh --optional systemd shellcheck
+	@deploy/packages.sh --optional systemd systemd-container python3-venv shellcheck
 	@$(MAKE) --no-print-directory lint types
 	$(python) -m pytest $(ARGS)
 

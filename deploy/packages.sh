@@ -17,6 +17,7 @@ present() {
         mosquitto-clients) has mosquitto_pub && has mosquitto_sub ;;
         python3-venv) /usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null ;;
         systemd) has systemd-analyze ;;
+        systemd-container) has systemd-nspawn ;;
         *) has "$1" ;;
     esac
 }

@@ -7,6 +7,7 @@ killed, paused and started again. `start_broker` starts more of those, with furt
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,6 +18,10 @@ import pytest
 from tests import brokers
 
 pytest_plugins = ["tests.fixtures"]
+
+# A shell starts what it puts into the background with Ctrl-C ignored, and the processes of tests would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 StartBroker = Callable[..., brokers.LocalBroker]
 _BROKERS = pytest.StashKey[list[brokers.Broker]]()

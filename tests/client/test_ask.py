@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -37,18 +39,23 @@ class Run:
         self.code = ask(prompt, connection={**options}, out=self.out, err=self.err, **more)  # type: ignore[typeddict-item]
 
 
-def start(options: Options, **more: Any) -> subprocess.Popen[bytes]:
-    """One `edged ask` as a process, with its output in pipes."""
+@contextmanager
+def start(options: Options, **more: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """One `edged ask` as a process, with its output in pipes; ends with the block."""
     program = "import json, sys; from edged.client.ask import ask; sys.exit(ask('Hello?', **json.loads(sys.argv[1])))"
     arguments = json.dumps({"connection": dict(options), "fields": {}, **more})
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    return subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-c", program, arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
         env=environment,
-    )
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_the_answer_goes_to_out_and_the_figures_to_err(options: Options, puppet: PuppetNode) -> None:
