@@ -195,6 +195,8 @@ def of_node(answers: Sequence[Reply], window: Window | None = None) -> Figures:
         NeverTogetherError: at no time did all streams generate.
     """
     begins, ends = window or together(answers)
+    if ends <= begins:
+        raise NeverTogetherError("one side had no turn while the other generated: longer answers are needed")
     chunks = [chunk for reply in answers for chunk in reply.chunks]
     first, last = min(reply.sent for reply in answers), max(reply.ended for reply in answers)
     metrics = [reply.final["metrics"] for reply in answers]
@@ -239,14 +241,18 @@ def _steps(marks: Sequence[float], begins: float, ends: float) -> float:
 _T = TypeVar("_T")
 
 
-def long_enough(measure: Callable[[], _T]) -> _T:
+def long_enough(measure: Callable[[], _T], *excuses: type[BenchmarkError]) -> _T:
     """What a measurement says, which is repeated a few times where the model ends an answer early; with other seeds.
+
+    Args:
+        measure: the measurement.
+        excuses: what else it is repeated for.
 
     Raises:
         EndedEarlyError: it always did.
     """
     for _ in range(_ATTEMPTS - 1):
-        with suppress(EndedEarlyError):
+        with suppress(EndedEarlyError, *excuses):
             return measure()
     return measure()
 

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from benchmarks.beside import Pair
 from benchmarks.children import consume
 from benchmarks.consumer import Order
-from benchmarks.figures import Middle, long_enough, ratio
+from benchmarks.figures import Middle, NeverTogetherError, long_enough, ratio
 from benchmarks.load import Load
 from benchmarks.node import NAME, ONLINE_S, Node, node
 from benchmarks.outcome import Outcome, Table, Verdict, bars
@@ -104,7 +104,7 @@ def _measure(scene: Scene, form: Form) -> Rates:
     seeds = count(1)
     with _both(scene, form) as nodes:
         for number in range(_QUICK_PAIRS if scene.quick else _PAIRS):
-            rates = long_enough(partial(_pair, nodes, seeds, few_first=number % 2 == 0))
+            rates = long_enough(partial(_pair, nodes, seeds, few_first=number % 2 == 0), NeverTogetherError)
             few.append(rates[0])
             many.append(rates[1])
             told = f"{_FEW} streams {few[-1]:.1f}, {_MANY} streams {many[-1]:.1f} tokens/s"

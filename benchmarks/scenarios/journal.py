@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from benchmarks.beside import Pair
 from benchmarks.children import consume
 from benchmarks.consumer import Order
-from benchmarks.figures import in_both, long_enough, together
+from benchmarks.figures import NeverTogetherError, in_both, long_enough, together
 from benchmarks.load import Load
 from benchmarks.node import NAME, ONLINE_S, Node, node
 from benchmarks.outcome import Outcome, Table, Verdict, bars
@@ -113,7 +113,8 @@ def measure(scene: Scene) -> Cost:
     load = Load(_STREAMS, _QUICK_TOKENS if scene.quick else _TOKENS, 1, numbers=_NUMBERS)
     with _both(scene) as nodes:
         for number in range(_QUICK_PAIRS if scene.quick else _PAIRS):
-            rates = long_enough(partial(_rates, nodes, load, seeds, file_first=number % 2 == 0))
+            pair = partial(_rates, nodes, load, seeds, file_first=number % 2 == 0)
+            rates = long_enough(pair, NeverTogetherError)
             on.append(rates[0])
             off.append(rates[1])
             print(f"pair {number + 1}: in a file {on[-1]:.1f}, in memory {off[-1]:.1f} tokens/s", file=sys.stderr)

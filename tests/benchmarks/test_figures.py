@@ -124,11 +124,11 @@ def test_of_two_sides_only_the_time_counts_in_which_both_generate() -> None:
 
 
 def test_a_measurement_is_repeated_where_the_model_ended_an_answer_but_not_for_ever() -> None:
-    outcomes: list[int | EndedEarlyError] = [EndedEarlyError("early"), EndedEarlyError("early"), 7]
+    outcomes: list[int | BenchmarkError] = [EndedEarlyError("early"), EndedEarlyError("early"), 7]
 
     def measure() -> int:
         outcome = outcomes.pop(0)
-        if isinstance(outcome, EndedEarlyError):
+        if isinstance(outcome, BenchmarkError):
             raise outcome
         return outcome
 
@@ -137,6 +137,13 @@ def test_a_measurement_is_repeated_where_the_model_ended_an_answer_but_not_for_e
     with pytest.raises(EndedEarlyError):
         long_enough(measure)
     assert len(outcomes) == 1
+    outcomes[:] = [NeverTogetherError("never"), 7]
+    assert long_enough(measure, NeverTogetherError) == 7
+
+
+def test_a_window_in_which_a_sides_clock_stands_still_is_none() -> None:
+    with pytest.raises(NeverTogetherError, match="one side had no turn"):
+        of_node(replies(SENT, MESSAGES), (2.5, 2.5))
 
 
 def test_a_window_can_be_given_to_both() -> None:
