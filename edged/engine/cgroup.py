@@ -1,4 +1,8 @@
-"""The control group (version 2) that this process runs in, and the limits of all groups around it."""
+"""The control groups that this process runs in, and the limits of all groups around them.
+
+Version 2 has one tree of groups for everything, version 1 one for each controller; a machine may have both, each
+controller in one of them. Their files have different names (cgroups(7)).
+"""
 
 from __future__ import annotations
 
@@ -8,17 +12,28 @@ _ROOT = Path("/sys/fs/cgroup")
 _SELF = Path("/proc/self/cgroup")
 
 
-def groups() -> list[Path]:
+def groups(controller: str) -> list[Path]:
     """The directories of this process's group and of those around it, the innermost first.
 
-    Empty where there are no control groups of version 2. In a container the outer ones cannot be seen.
+    In a container the outer ones cannot be seen, and with version 1 not the own one's place in them either: its files
+    are in the outermost directory then.
+
+    Args:
+        controller: `memory` or `cpu`; which tree counts where there are several.
     """
     try:
-        path = next(line[3:] for line in _SELF.read_text().splitlines() if line.startswith("0::"))
-    except (OSError, StopIteration):
+        lines = _SELF.read_text().splitlines()
+    except OSError:
         return []
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    return [_ROOT.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
+    found = []
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        if number != "0" and controller not in controllers.split(","):
+            continue
+        root = _ROOT if number == "0" else _ROOT / controller
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        found += [root.joinpath(*parts[:count]) for count in range(len(parts), -1, -1)]
+    return found
 
 
 def value(group: Path, name: str) -> str | None:
@@ -27,6 +42,11 @@ def value(group: Path, name: str) -> str | None:
         return (group / name).read_text().strip()
     except OSError:
         return None
+
+
+def numbers(group: Path, *names: str) -> list[int]:
+    """The numbers in those of these files that are there and have one."""
+    return [found for name in names if (found := number(group, name)) is not None]
 
 
 def number(group: Path, name: str, key: str = "") -> int | None:

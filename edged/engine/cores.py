@@ -30,5 +30,13 @@ def _siblings(cpu: int) -> str:
 
 def _quota() -> int:
     """The whole CPUs that the control groups grant; a great number where they grant all."""
-    limits = [(cgroup.value(group, "cpu.max") or "max").split() for group in cgroup.groups()]
-    return min((int(one[0]) // int(one[1]) for one in limits if one[0].isdigit()), default=2**16)
+    limits = [_limit(group) for group in cgroup.groups("cpu")]
+    return min((int(quota) // int(period) for quota, period in limits if quota.isdigit()), default=2**16)
+
+
+def _limit(group: Path) -> tuple[str, str]:
+    """The time that a group may compute, and in how long; not a number where that is not limited."""
+    quota, _, period = (cgroup.value(group, "cpu.max") or "max").partition(" ")
+    if period:
+        return quota, period
+    return cgroup.value(group, "cpu.cfs_quota_us") or "max", cgroup.value(group, "cpu.cfs_period_us") or "1"

@@ -59,12 +59,12 @@ def room() -> Room | None:
     Memory that only caches files counts as available: the kernel gives it away when it is wanted.
     """
     rooms = []
-    for group in cgroup.groups():
-        limits = [n for name in ("memory.max", "memory.high") if (n := cgroup.number(group, name)) is not None]
-        current = cgroup.number(group, "memory.current")
-        if limits and current is not None:
-            files = [cgroup.number(group, "memory.stat", f"{kind}_file") or 0 for kind in ("active", "inactive")]
-            rooms.append(Room(max(0, min(limits) - current + sum(files)), f"in the control group {group.name!r}"))
+    for group in cgroup.groups("memory"):
+        limits = cgroup.numbers(group, "memory.max", "memory.high", "memory.limit_in_bytes")
+        current = cgroup.numbers(group, "memory.current", "memory.usage_in_bytes")
+        if limits and current:
+            left = max(0, min(limits) - current[0] + _cached(group))
+            rooms.append(Room(left, f"in the control group {group.name!r}"))
     machine = _machine()
     if machine is not None:
         rooms.append(Room(machine, "on this machine"))
@@ -75,6 +75,15 @@ def fits(size: int) -> bool:
     """Whether so many bytes more can be had now, with some left for everything else; True where nobody knows."""
     there = room()
     return there is None or size + _MARGIN <= there.available
+
+
+def _cached(group: Path) -> int:
+    """What a group and those within it use to cache files, bytes."""
+    for prefix in ("total_", ""):  # version 1 has two counts, of which the other is without the groups within
+        found = [cgroup.number(group, "memory.stat", f"{prefix}{kind}_file") for kind in ("active", "inactive")]
+        if None not in found:
+            break
+    return sum(count or 0 for count in found)
 
 
 def _machine() -> int | None:

@@ -319,7 +319,11 @@ def _abort(pulse: Pulse) -> None:
 
 def oom_kills() -> int:
     """How many processes of this control group the kernel has killed for want of memory; 0 where it does not say."""
-    counts = (cgroup.number(group, "memory.events", "oom_kill") for group in cgroup.groups())
+    counts = (
+        cgroup.number(group, name, "oom_kill")
+        for group in cgroup.groups("memory")
+        for name in ("memory.events", "memory.oom_control")
+    )
     return next((count for count in counts if count is not None), 0)
 
 

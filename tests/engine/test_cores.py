@@ -71,6 +71,15 @@ def test_the_quota_of_a_group_around_the_own_one_counts(groups: Path) -> None:
     assert cores._quota() == 1
 
 
+@pytest.mark.parametrize(("limit", "quota"), [("250000", 2), ("-1", 2**16)])
+def test_the_quota_of_version_1_counts_as_well(groups: Path, limit: str, quota: int) -> None:
+    group = groups.parents[1] / "cpu" / "old"
+    group.mkdir(parents=True)
+    (group / "cpu.cfs_quota_us").write_text(f"{limit}\n")
+    (group / "cpu.cfs_period_us").write_text("100000\n")
+    assert cores._quota() == quota
+
+
 def test_without_control_groups_there_is_no_quota(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroup, "_SELF", tmp_path / "nowhere")
     assert cores._quota() == 2**16

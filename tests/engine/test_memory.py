@@ -10,7 +10,7 @@ from edged.engine import cgroup, memory
 from edged.engine.files import ModelFile, describe
 from edged.engine.memory import Room, need, room, shortage
 from edged.engine.model import offloads
-from edged.engine.process import Lost
+from edged.engine.process import Lost, oom_kills
 from edged.engine.protocol import Failed, Load
 from tests.engine import gguf
 from tests.engine.gguf import Numbers, u32
@@ -56,6 +56,34 @@ def test_a_limit_of_a_group_around_the_own_one_counts(machine: Path) -> None:
     found = room()
     assert found is not None
     assert found.available == 10 * MIB
+
+
+@pytest.mark.parametrize("place", ["memory/box/edged", "memory/box", "memory"])  # in a container its own is the root
+def test_limits_of_version_1_count_as_well(machine: Path, place: str) -> None:
+    (machine.parent / "self").write_text("7:cpu,memory:/box/edged\n6:pids:/elsewhere\n0::/edged.service\n")
+    group = machine.parent / place
+    group.mkdir(parents=True)
+    (group / "memory.limit_in_bytes").write_text(f"{500 * MIB}\n")
+    (group / "memory.usage_in_bytes").write_text(f"{300 * MIB}\n")
+    (group / "memory.stat").write_text(
+        f"active_file 1\ninactive_file 2\ntotal_active_file 0\ntotal_inactive_file {MIB}\n"
+    )
+    assert room() == Room(201 * MIB, f"in the control group {group.name!r}")
+    (group / "memory.limit_in_bytes").write_text("9223372036854771712\n")  # none
+    assert room() == Room(1000 * MIB, "on this machine")
+
+
+def test_the_kernels_kills_are_counted_with_both_versions(machine: Path) -> None:
+    assert oom_kills() == 0
+    (machine.parent / "self").write_text("7:memory:/edged\n0::/edged.service\n")
+    group = machine.parent / "memory" / "edged"
+    group.mkdir(parents=True)
+    (group / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    assert oom_kills() == 3
+    (machine / "memory.events").write_text("low 0\noom 5\noom_kill 4\n")
+    assert oom_kills() == 3
+    (machine.parent / "self").write_text("0::/edged.service\n")
+    assert oom_kills() == 4
 
 
 def test_where_nothing_can_be_found_out_nothing_is_refused(machine: Path, starter: Path) -> None:
