@@ -330,10 +330,11 @@ def _explained() -> Iterator[None]:
     from edged.engine.files import ModelFileError  # noqa: PLC0415
     from edged.journal import JournalError  # noqa: PLC0415
     from edged.mqtt.settings import TlsError  # noqa: PLC0415
+    from edged.observe import journald  # noqa: PLC0415
 
     try:
         yield
     except (ConfigError, ModelFileError, TlsError, JournalError) as error:
         for problem in str(error).splitlines():
-            typer.echo(f"edged: {problem}", err=True)
+            typer.echo(f"{journald.prefix('error', sys.stderr)}edged: {problem}", err=True)
         raise typer.Exit(os.EX_CONFIG) from None

@@ -15,6 +15,8 @@ from typing import Any, Literal, TextIO
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, Processor, WrappedLogger
 
+from edged.observe import journald
+
 Level = Literal["debug", "info", "warning", "error"]
 Format = Literal["auto", "console", "json"]
 
@@ -35,7 +37,7 @@ def configure(level: Level = "info", format: Format = "auto", *, stream: TextIO 
 
     Args:
         level: the least that is written.
-        format: `auto` is `console` on a terminal, else `json`.
+        format: `auto` is `console` on a terminal, else `json`. Lines for systemd's journal have its priority in front.
         stream: instead of stderr.
 
     Returns:
@@ -73,10 +75,19 @@ def configure(level: Level = "info", format: Format = "auto", *, stream: TextIO 
 
 def _last(*, console: bool, out: TextIO) -> list[Processor]:
     """What turns the fields into a line. Tracebacks come without local variables: those hold prompts."""
+    first: Processor = _printable if console else _ordered
+    renderer: Processor = structlog.processors.JSONRenderer()
     if console:
         renderer = structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback)
-        return [structlog.processors.format_exc_info, _printable, renderer]
-    return [structlog.processors.format_exc_info, _ordered, structlog.processors.JSONRenderer()]
+    return [structlog.processors.format_exc_info, first, _with_priority(renderer, out)]
+
+
+def _with_priority(renderer: Processor, out: TextIO) -> Processor:
+    def render(logger: WrappedLogger, method: str, fields: EventDict) -> str:
+        begin = journald.prefix(fields["level"], out)
+        return "\n".join(begin + line for line in str(renderer(logger, method, fields)).splitlines())
+
+    return render
 
 
 def _ordered(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:

@@ -16,6 +16,9 @@ from edged.engine.watch import Patience
 
 #: Until then whatever a test waits for has to have happened, also on a machine that is busy; seconds.
 PATIENCE_S = 60.0
+#: Nobody waits long, and a busy machine is given some time nevertheless. A child that stands still is seen to do so
+#: before it has been given enough time for anything else.
+IMPATIENT = Patience(look_s=0.05, still_s=1.0, step_s=1.5, steps=3.0, first_s=2.0, between_s=2.0, loading_s=1.5)
 R = TypeVar("R")
 
 

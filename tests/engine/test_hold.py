@@ -10,9 +10,8 @@ import pytest
 from edged.engine.process import Lost
 from edged.engine.protocol import Cancel, Hold, Load, Note, Ready, Release, Step
 from edged.engine.sequence import Timing
-from edged.engine.watch import Patience
 from edged.testing import ScriptedEngine
-from tests.engine.handles import Handle, until
+from tests.engine.handles import IMPATIENT, Handle, until
 from tests.engine.talk import Talk, counted, counting
 from tests.engine.test_process import ROOT, child, generate
 
@@ -56,9 +55,6 @@ def test_a_pause_that_lasts_until_the_end_is_in_no_figure() -> None:
 @pytest.fixture
 def _here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-
-
-IMPATIENT = Patience(look_s=0.05, still_s=1.0, step_s=1.0, steps=3.0, first_s=1.0, between_s=1.0)
 
 
 @pytest.mark.usefixtures("_here")

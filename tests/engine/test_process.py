@@ -22,7 +22,7 @@ from edged.engine.process import Lost
 from edged.engine.protocol import Cancel, Failed, Finished, Generate, Load, Note, Ready, Step
 from edged.engine.watch import Patience
 from tests.engine.children.serves import READY
-from tests.engine.handles import Handle, running, until
+from tests.engine.handles import IMPATIENT, Handle, running, until
 
 ROOT = Path(__file__).parents[2]
 LOAD = Load(path="scripted")
@@ -315,10 +315,6 @@ def test_a_child_whose_daemon_is_killed_ends_even_if_it_hangs(starter: Path) -> 
             parent.kill()
             if running(worker):
                 os.kill(worker, signal.SIGKILL)
-
-
-#: Nobody waits long, and a busy machine is given some time nevertheless.
-IMPATIENT = Patience(look_s=0.05, still_s=1.0, step_s=1.5, steps=3.0, first_s=2.0, between_s=2.0, loading_s=1.5)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,13 @@ import re
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from edged.observe.logs import configure
+from edged.observe.logs import Format, configure
 
 
 class _Terminal(io.StringIO):
@@ -53,6 +54,28 @@ def test_auto_is_for_people_on_a_terminal_and_json_elsewhere(out: io.StringIO, a
     assert "connected" in out.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["json", "console"])
+def test_lines_for_systemds_journal_have_its_priorities(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Format
+) -> None:
+    with (tmp_path / "stderr").open("w+") as out:
+        status = os.fstat(out.fileno())
+        for stream, priorities in ((f"{status.st_dev}:{status.st_ino}", "6443"), ("1:2", ""), (None, "")):
+            if stream is None:
+                monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+            else:
+                monkeypatch.setenv("JOURNAL_STREAM", stream)
+            out.seek(0)
+            out.truncate()
+            logger = configure("info", kind, stream=out)
+            logger.info("one")
+            logger.warning("two", note="of\ntwo lines" if kind == "json" else "plain")
+            logging.getLogger("paho").warning("three")
+            logger.error("four")
+            out.seek(0)
+            assert [line[1] for line in out if re.match("<[0-7]>", line)] == list(priorities)
+
+
 def test_logs_go_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", "json").info("connected")
     captured = capsys.readouterr()
@@ -81,10 +104,10 @@ def test_libraries_that_use_logging_come_out_the_same_way() -> None:
     assert line == {"level": "warning", "event": "failed one of 2", "logger": "paho.mqtt"}
 
 
-@pytest.mark.parametrize("format", ["json", "console"])
-def test_tracebacks_come_without_local_variables(format: Any) -> None:  # noqa: A002
+@pytest.mark.parametrize("kind", ["json", "console"])
+def test_tracebacks_come_without_local_variables(kind: Format) -> None:
     out = io.StringIO()
-    logger = configure("info", format, stream=out)
+    logger = configure("info", kind, stream=out)
 
     def fails(prompt: str) -> None:
         del prompt

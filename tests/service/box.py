@@ -90,10 +90,10 @@ class Box:
         """A property of a unit."""
         return self.run("systemctl", "show", unit, "--value", "-p", key).strip()
 
-    def log(self, unit: str) -> str:
+    def log(self, unit: str, *arguments: str) -> str:
         """What the journal has of a unit since its last start."""
         start = self.show(unit, "InvocationID")
-        return self.run("journalctl", "--no-pager", "-o", "cat", f"_SYSTEMD_INVOCATION_ID={start}")
+        return self.run("journalctl", "--no-pager", "-o", "cat", *arguments, f"_SYSTEMD_INVOCATION_ID={start}")
 
     def until(self, unit: str, key: str, pattern: str, timeout_s: float = 60.0) -> None:
         """Wait until a property of a unit is so."""

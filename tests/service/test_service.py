@@ -114,6 +114,9 @@ def test_a_daemon_that_hangs_is_started_again_by_the_watchdog(box: Box) -> None:
 def test_a_broker_that_is_away_is_in_the_status_line(box: Box) -> None:
     with configured(box, '[mqtt]\nhost = "127.0.0.1"\nport = 1\n'):
         box.until("edged", "StatusText", r"no connection to the broker at 127\.0\.0\.1:1: .* \| starter: ready")
+        warnings = [json.loads(line) for line in box.log("edged", "-p", "warning").splitlines()]
+        assert {line["level"] for line in warnings} == {"warning"}
+        assert {line["event"] for line in warnings} == {"not connected to broker"}
 
 
 @pytest.mark.parametrize(
@@ -128,7 +131,7 @@ def test_what_is_wrong_with_the_settings_is_said_once(box: Box, text: str, sente
     with configured(box, text):
         box.until("edged", "ActiveState", "failed")
         assert (box.show("edged", "ExecMainStatus"), box.show("edged", "NRestarts")) == ("78", "0")
-        assert f"edged: {sentence}" in box.log("edged")
+        assert f"edged: {sentence}" in box.log("edged", "-p", "err")
 
 
 def test_the_password_comes_as_a_credential(box: Box) -> None:
