@@ -15,8 +15,8 @@ _SELF = Path("/proc/self/cgroup")
 def groups(controller: str) -> list[Path]:
     """The directories of this process's group and of those around it, the innermost first.
 
-    In a container the outer ones cannot be seen, and with version 1 not the own one's place in them either: its files
-    are in the outermost directory then.
+    In a container the outer ones cannot be seen. With version 1 the own one is the outermost directory there, whatever
+    its path is said to be.
 
     Args:
         controller: `memory` or `cpu`; which tree counts where there are several.
