@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import llama_cpp as llama
 
+from edged.engine.cores import others_elsewhere
 from edged.engine.protocol import Load
 
 _FLASH_ATTENTION = {
@@ -95,6 +97,7 @@ class Context:
         self.cells: int = llama.llama_n_ctx(self.pointer)
         self.batch: int = llama.llama_n_batch(self.pointer)
         self.threads = threads
+        self._is_waking = False
         self._memory = llama.llama_get_memory(self.pointer)
         self._carrier = shape.sequences  # the id behind the last
         if abort_flag is not None:
@@ -108,7 +111,10 @@ class Context:
         Raises:
             DecodeError: it did not work; with `NO_ROOM` nothing has changed.
         """
-        code: int = llama.llama_decode(self.pointer, batch)
+        placing = others_elsewhere() if self._is_waking else nullcontext()
+        self._is_waking = False
+        with placing:
+            code: int = llama.llama_decode(self.pointer, batch)
         if code:
             raise DecodeError(code)
 
@@ -116,6 +122,7 @@ class Context:
         """Compute with so many CPU threads from now on."""
         if threads != self.threads:
             llama.llama_set_n_threads(self.pointer, threads, threads)
+            self._is_waking = threads > self.threads
             self.threads = threads
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:

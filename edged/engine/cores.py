@@ -1,13 +1,21 @@
-"""How many threads this machine can really run: physical cores, the process's affinity and its cgroup's quota."""
+"""How many threads this machine can really run: physical cores, the process's affinity and its cgroup's quota.
+
+And where those run that begin to compute again.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edged.engine import cgroup
 
 _CPUS = Path("/sys/devices/system/cpu")
+_TASKS = Path("/proc/self/task")
 
 
 def usable_cores() -> int:
@@ -19,6 +27,39 @@ def usable_cores() -> int:
     allowed = os.sched_getaffinity(0)
     cores = {_siblings(cpu) for cpu in allowed}
     return max(1, min(len(cores), _quota()))
+
+
+@contextmanager
+def others_elsewhere() -> Iterator[None]:
+    """Meanwhile, keep the other threads of this process off the CPU that the caller is on.
+
+    The kernel puts a thread that wakes up behind the one that woke it where no other CPU is idle in that moment. If the
+    two then wait for each other, it may take it 20 ms to see that they should be apart. Does nothing where there is no
+    other CPU, or where that is not allowed.
+    """
+    allowed = os.sched_getaffinity(0)
+    elsewhere = allowed - {_current_cpu()}
+    if not elsewhere:
+        yield
+        return
+    me = threading.get_native_id()
+    others = [thread for task in _TASKS.iterdir() if (thread := int(task.name)) != me]
+    _allow(others, elsewhere)
+    try:
+        yield
+    finally:
+        _allow(others, allowed)
+
+
+def _current_cpu() -> int:
+    """Where the calling thread is; -1 where nobody knows (sched_getcpu(3))."""
+    return int(ctypes.CDLL(None).sched_getcpu())
+
+
+def _allow(threads: Iterable[int], cpus: set[int]) -> None:
+    for thread in threads:
+        with suppress(OSError):  # it has ended, or somebody forbids it
+            os.sched_setaffinity(thread, cpus)
 
 
 def _siblings(cpu: int) -> str:

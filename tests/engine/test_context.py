@@ -98,3 +98,27 @@ def test_each_is_aborted_by_its_own_flag(plain: Path) -> None:
         compute(shared, 0, 0, TOKENS[:64])
         flag[0] = 0
         compute(aside, 0, 0, TOKENS[:64])
+
+
+def test_threads_that_are_woken_are_kept_off_the_cpu_that_waits_for_them(
+    plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed = []
+
+    @contextmanager
+    def placing() -> Iterator[None]:
+        placed.append("begun")
+        yield
+        placed.append("done")
+
+    monkeypatch.setattr("edged.engine.context.others_elsewhere", placing)
+    with contexts(plain, (ctypes.c_uint8 * 8)()) as (shared, _aside):
+        compute(shared, 0, 0, [275])
+        shared.use(1)
+        compute(shared, 0, 1, [275])
+        assert placed == []
+        shared.use(2)
+        compute(shared, 0, 2, [275])
+        assert placed == ["begun", "done"]
+        compute(shared, 0, 3, [275])
+        assert placed == ["begun", "done"], "they are awake"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from edged.engine import cgroup, cores
-from edged.engine.cores import usable_cores
+from edged.engine.cores import others_elsewhere, usable_cores
 
 
 @pytest.fixture
@@ -87,3 +89,53 @@ def test_without_control_groups_there_is_no_quota(tmp_path: Path, monkeypatch: p
 
 def test_this_machine_has_at_least_one_and_no_more_than_its_cpus() -> None:
     assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    """Another thread of this process, asleep."""
+    is_over = threading.Event()
+    thread = threading.Thread(target=is_over.wait)
+    thread.start()
+    yield thread.native_id or 0
+    is_over.set()
+    thread.join()
+
+
+def test_the_other_threads_stay_off_the_cpu_of_the_one_that_wakes_them(
+    other: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    for here in allowed:
+        monkeypatch.setattr(cores, "_current_cpu", lambda here=here: here)
+        with others_elsewhere():
+            assert os.sched_getaffinity(other) == (allowed - {here} or allowed)
+            assert os.sched_getaffinity(0) == allowed
+        assert os.sched_getaffinity(other) == allowed
+
+
+def test_they_may_be_anywhere_again_after_a_failure(other: int) -> None:
+    allowed = os.sched_getaffinity(0)
+    with pytest.raises(RuntimeError), others_elsewhere():
+        raise RuntimeError
+    assert os.sched_getaffinity(other) == allowed
+
+
+def test_where_the_current_cpu_is_unknown_they_stay_where_they_are(other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "_current_cpu", lambda: -1)
+    with others_elsewhere():
+        assert os.sched_getaffinity(other) == os.sched_getaffinity(0)
+
+
+@pytest.mark.usefixtures("other")
+def test_where_threads_may_not_be_placed_the_kernel_places_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(_thread: int, _cpus: set[int]) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", forbidden)
+    with others_elsewhere():
+        pass
+
+
+def test_the_current_cpu_is_one_that_is_allowed() -> None:
+    assert cores._current_cpu() in os.sched_getaffinity(0)

@@ -42,6 +42,21 @@ def configured(box: Box, text: str) -> Iterator[None]:
         box.run("systemctl", "restart", "edged")
 
 
+@contextmanager
+def changed(box: Box, setting: str) -> Iterator[None]:
+    """The service with another setting in its unit, in the block."""
+    drop_in = "/run/systemd/system/edged.service.d/changed.conf"
+    box.write(drop_in, f"[Service]\n{setting}\n")
+    box.run("systemctl", "daemon-reload")
+    try:
+        box.run("systemctl", "restart", "edged")
+        yield
+    finally:
+        box.run("rm", drop_in)
+        box.run("systemctl", "daemon-reload")
+        box.run("systemctl", "restart", "edged")
+
+
 def ready(box: Box) -> None:
     box.until("edged", "StatusText", "starter: ready")
 
@@ -71,6 +86,13 @@ def test_it_is_a_user_of_its_own_that_writes_in_one_place_and_runs_nothing_from_
         assert said == ([] if place in read_only else ["written"]), place
 
 
+def test_its_engine_may_say_where_its_threads_run(box: Box) -> None:
+    """Else it starts, but every long prompt ends with a hitch of the others (`edged.engine.cores.others_elsewhere`)."""
+    python = "/opt/edged/venv/bin/python"
+    with changed(box, f'ExecStartPre={python} -c "import os; os.sched_setaffinity(0, os.sched_getaffinity(0))"'):
+        ready(box)
+
+
 def test_an_answer_goes_on_when_the_daemon_is_killed(box: Box) -> None:
     ready(box)
     ear = ("mosquitto_sub", "-c", "-i", "ear", "-q", "1", "-t", f"edged/v1/{NAME}/reply/long")
@@ -95,19 +117,12 @@ def test_an_answer_goes_on_when_the_daemon_is_killed(box: Box) -> None:
 
 def test_a_daemon_that_hangs_is_started_again_by_the_watchdog(box: Box) -> None:
     ready(box)
-    box.write("/run/systemd/system/edged.service.d/soon.conf", "[Service]\nWatchdogSec=8\n")
-    box.run("systemctl", "daemon-reload")
-    try:
-        box.run("systemctl", "restart", "edged")
+    with changed(box, "WatchdogSec=8"):
         ready(box)
         box.run("systemctl", "kill", "-s", "STOP", "--kill-whom=main", "edged")
         box.until("edged", "NRestarts", "1")
         ready(box)
         assert "Watchdog timeout" in box.run("journalctl", "--no-pager", "-u", "edged", "-n", "50")
-    finally:
-        box.run("rm", "/run/systemd/system/edged.service.d/soon.conf")
-        box.run("systemctl", "daemon-reload")
-        box.run("systemctl", "restart", "edged")
 
 
 def test_a_broker_that_is_away_is_in_the_status_line(box: Box) -> None:
