@@ -355,7 +355,8 @@ class Daemon:
             return []
         grace_s = self._settings.service.grace_s
         log.info("draining", why=item.why, grace_s=grace_s)
-        self._notifier.stopping()
+        self._status.drain()
+        self._notifier.stopping(self._status.line)
         return [events.Drain(grace_s)]
 
     def _healthy(self) -> bool:

@@ -27,9 +27,9 @@ class Notifier:
         """Start-up is done; systemd starts what waits for this unit."""
         return self._send("READY=1", f"STATUS={_one_line(status)}")
 
-    def stopping(self) -> bool:
+    def stopping(self, status: str) -> bool:
         """Shutdown has begun."""
-        return self._send("STOPPING=1", "STATUS=draining")
+        return self._send("STOPPING=1", f"STATUS={_one_line(status)}")
 
     def status(self, text: str) -> bool:
         """One line for `systemctl status`."""

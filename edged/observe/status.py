@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 
 class Status:
-    """What is known of the broker and of every model.
+    """What is known of the broker and of every model, and whether the node is about to go.
 
     Args:
         models: their aliases.
@@ -14,6 +14,7 @@ class Status:
     """
 
     def __init__(self, models: Iterable[str], tell: Callable[[str], object]) -> None:
+        self._is_draining = False
         self._broker = "connecting to the broker"
         self._models = dict.fromkeys(models, "loading")
         self._tell = tell
@@ -28,8 +29,13 @@ class Status:
         self._models[alias] = state
         self._tell(self.line)
 
+    def drain(self) -> None:
+        """The node is about to go, and stays so. Whoever says so tells the line with it."""
+        self._is_draining = True
+
     @property
     def line(self) -> str:
-        """A broker that is away comes first, then each model."""
-        models = [f"{alias}: {state}" for alias, state in self._models.items()]
-        return " | ".join([self._broker, *models] if self._broker else models)
+        """A node that is about to go and a broker that is away come first, then each model."""
+        node = ["draining"] if self._is_draining else []
+        broker = [self._broker] if self._broker else []
+        return " | ".join([*node, *broker, *(f"{alias}: {state}" for alias, state in self._models.items())])

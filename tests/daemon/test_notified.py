@@ -43,4 +43,4 @@ def test_systemd_hears_that_it_is_up_how_it_is_that_it_lives_and_that_it_goes(
         private_broker.start()
         hear(receiver, lambda line: line == "STATUS=starter: ready")
         node.terminate()
-        assert "STATUS=draining" in hear(receiver, lambda line: line == "STOPPING=1")
+        assert "STATUS=draining | starter: ready" in hear(receiver, lambda line: line == "STOPPING=1")

@@ -36,7 +36,7 @@ def test_systemd_hears_ready_status_watchdog_and_stopping(
     assert receiver.recv(4096) == "STATUS=2 running, 1 waiting: ü".encode()
     assert notifier.watchdog()
     assert receiver.recv(4096) == b"WATCHDOG=1"
-    assert notifier.stopping()
+    assert notifier.stopping("draining")
     assert receiver.recv(4096) == b"STOPPING=1\nSTATUS=draining"
 
 
@@ -57,7 +57,7 @@ def test_a_status_cannot_smuggle_in_another_assignment(systemd: tuple[socket.soc
 @pytest.mark.parametrize("address", ["", "relative/path", "vsock:2:1234"])
 def test_without_a_socket_of_systemds_nothing_is_sent_and_nothing_fails(address: str) -> None:
     notifier = Notifier(address)
-    assert not any((notifier.ready("x"), notifier.status("x"), notifier.watchdog(), notifier.stopping()))
+    assert not any((notifier.ready("x"), notifier.status("x"), notifier.watchdog(), notifier.stopping("draining")))
 
 
 def test_without_the_variable_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
