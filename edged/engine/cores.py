@@ -42,8 +42,9 @@ def others_elsewhere() -> Iterator[None]:
     if not elsewhere:
         yield
         return
-    me = threading.get_native_id()
-    others = [thread for task in _TASKS.iterdir() if (thread := int(task.name)) != me]
+    me, others = threading.get_native_id(), list[int]()
+    with suppress(OSError):  # there may be no /proc
+        others += [thread for task in _TASKS.iterdir() if (thread := int(task.name)) != me]
     _allow(others, elsewhere)
     try:
         yield

@@ -137,5 +137,13 @@ def test_where_threads_may_not_be_placed_the_kernel_places_them(monkeypatch: pyt
         pass
 
 
+def test_where_the_threads_are_not_known_they_stay_where_they_are(
+    other: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cores, "_TASKS", tmp_path / "nowhere")
+    with others_elsewhere():
+        assert os.sched_getaffinity(other) == os.sched_getaffinity(0)
+
+
 def test_the_current_cpu_is_one_that_is_allowed() -> None:
     assert cores._current_cpu() in os.sched_getaffinity(0)

@@ -87,7 +87,7 @@ def test_it_is_a_user_of_its_own_that_writes_in_one_place_and_runs_nothing_from_
 
 
 def test_its_engine_may_say_where_its_threads_run(box: Box) -> None:
-    """Else it starts, but every long prompt ends with a hitch of the others (`edged.engine.cores.others_elsewhere`)."""
+    """Else it starts, but a long prompt may end with a hitch of the others (`edged.engine.cores.others_elsewhere`)."""
     python = "/opt/edged/venv/bin/python"
     with changed(box, f'ExecStartPre={python} -c "import os; os.sched_setaffinity(0, os.sched_getaffinity(0))"'):
         ready(box)
