@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,16 +68,24 @@ def test_a_process_that_is_gone_is_an_error_and_no_zero() -> None:
         Cpu.now({"child": child.pid})
 
 
+@contextmanager
+def block(size: int) -> Iterator[None]:
+    """So many bytes more; not of malloc, which may keep what was given back."""
+    with mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as kept:
+        for page in range(0, size, mmap.PAGESIZE):
+            kept[page] = 1
+        yield
+
+
 def test_memory_of_a_process_is_what_is_resident() -> None:
     before = resident(os.getpid())
-    kept = bytearray(os.urandom(1) * (32 * 2**20))
-    assert resident(os.getpid()) - before == pytest.approx(len(kept), rel=0.1)
+    with block(32 * 2**20):
+        assert resident(os.getpid()) - before == pytest.approx(32 * 2**20, rel=0.1)
 
 
 def test_the_most_memory_that_a_process_had_is_remembered() -> None:
-    kept = bytearray(os.urandom(1) * (32 * 2**20))
-    most = resident(os.getpid())
-    del kept
+    with block(32 * 2**20):
+        most = resident(os.getpid())
     assert resident(os.getpid()) < most - 16 * 2**20
     assert most_resident(os.getpid()) > most - 4 * 2**20
 
