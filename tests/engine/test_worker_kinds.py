@@ -121,30 +121,6 @@ def test_an_answer_goes_on_with_the_next_token(files: dict[str, Path], kind: str
     assert whole.text.endswith(rest.text)
 
 
-@every_kind
-def test_a_prompt_is_cancelled_in_the_middle_and_its_neighbour_does_not_notice(
-    files: dict[str, Path], kind: str
-) -> None:
-    long = letters(1500, 7)
-    # With so short a target, a few tokens of the prompt go along with each of the neighbour's.
-    with talking(files[kind], itl_target_ms=0.001) as talk:
-        neighbour = talk.ask(PROMPTS[0], max_tokens=400)
-        while not talk.answers[neighbour].deltas:
-            talk.listen()
-        cancelled = talk.ask(long, progress=True)
-        while not talk.answers[cancelled].prefill:
-            talk.listen()
-        talk.cancel(cancelled)
-        [answer] = talk.finish(cancelled)
-        talk.cancel(neighbour)
-        [beside] = talk.finish(neighbour)
-        again = talk.say(PROMPTS[1], max_tokens=TOKENS).text
-    assert (answer.end.reason, answer.end.completion_tokens) == ("cancelled", 0)
-    assert 0 < answer.prefill[-1][0] < answer.prefill[-1][1]
-    assert beside.text[:TOKENS] == alone(files[kind], PROMPTS[0])[: len(beside.text)]
-    assert again == alone(files[kind], PROMPTS[1])
-
-
 class Stepped:
     """A worker in this process, whose steps the test takes itself, and has aborted where it likes.
 
@@ -262,6 +238,24 @@ def aborted_texts(
 #: Of the nodes of a step: how many are computed before it is aborted.
 PARTS = [0.0, 0.5, 0.9]
 every_part = pytest.mark.parametrize("part", PARTS)
+
+
+@every_kind
+def test_a_prompt_is_cancelled_in_the_middle_and_its_neighbour_does_not_notice(
+    files: dict[str, Path], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    with stepped(loading(files[kind], itl_target_ms=4), monkeypatch) as rig:
+        neighbour = rig.ask(PROMPTS[0])
+        while not rig.said(neighbour):
+            rig.step()
+        cancelled = rig.ask(letters(1500, 7))
+        while rig.sequence(cancelled).computed < 100:
+            rig.step()
+        rig.cancel(cancelled)
+        said = [rig.text(uid) for uid in (cancelled, neighbour, rig.ask(PROMPTS[1]))]
+        end = rig.end(cancelled)
+    assert (end.reason, end.completion_tokens, end.prompt_tokens) == ("cancelled", 0, 1502)
+    assert said == ["", alone(files[kind], PROMPTS[0]), alone(files[kind], PROMPTS[1])]
 
 
 @every_kind
