@@ -29,8 +29,10 @@ from edged.mqtt.waker import Waker
 
 _log = logging.getLogger(__name__)
 
-#: The broker is given up after so many keepalives without a byte from it. It is asked after one.
-SILENT_KEEPALIVES = 1.5
+#: A broker is asked after one keepalive without a byte from it, and given up after so many more without an answer.
+ANSWER_KEEPALIVES = 0.5
+#: Seconds for which the loop sleeps at least.
+SHORTEST_SLEEP_S = 0.01
 #: Seconds for the DISCONNECT to leave, where nobody says how long it may take.
 GOODBYE_S = 1.0
 
@@ -97,6 +99,8 @@ class Link:
         self._client: Client | None = None
         self._reason: str | None = None
         self._leave_by: float | None = None
+        #: When the broker was asked for a sign of life; None while it gives some.
+        self._asked: float | None = None
 
     # --- from the other thread ---
 
@@ -215,7 +219,7 @@ class Link:
                 client.disconnect()  # it says nothing of the session, which so is kept as CONNECT wanted
             if self._wait(sock, client.want_write(), self._next_deadline(begun, wrote)):
                 code = client.loop_read() or code
-                self.heard = time.monotonic()
+                self.heard, self._asked = time.monotonic(), None
                 self._tell_confirmed()
             if client.want_write():
                 with _corked(sock):
@@ -227,23 +231,24 @@ class Link:
             if (over := self._overdue(begun)) is not None:
                 return over
             client.loop_misc()  # sends the PINGREQ
+            if self._asked is None and (now := time.monotonic()) >= self.heard + self.keepalive_s:
+                self._asked = now
         if self._reason is None and self._leave_by is not None:
             return "disconnected as asked"
         return self._reason or reasons.lost(self._settings, code, ready=self.ready_at is not None)
 
     def _next_deadline(self, begun: float, wrote: float) -> float:
         """The monotonic time at which something has to be done even if nothing comes."""
-        now = time.monotonic()
         deadlines = [
-            self.heard + self.keepalive_s,
+            time.monotonic() + 3600,
             wrote + self.keepalive_s,
-            self.heard + SILENT_KEEPALIVES * self.keepalive_s,
+            self._answer_by or self.heard + self.keepalive_s,
         ]
         if self.ready_at is None:
             deadlines.append(begun + self._patience_s)
         if self._leave_by is not None:
             deadlines.append(self._leave_by)
-        return min((d for d in deadlines if now < d < math.inf), default=now + 3600)
+        return min(deadlines)
 
     def _overdue(self, begun: float) -> str | None:
         """Why the connection has to be given up now, if it has to be."""
@@ -253,8 +258,17 @@ class Link:
         if self.ready_at is None:
             late = now >= begun + self._patience_s
             return reasons.silent(self._settings, self._patience_s, ready=False) if late else None
-        silence = SILENT_KEEPALIVES * self.keepalive_s
-        return reasons.silent(self._settings, silence, ready=True) if now >= self.heard + silence else None
+        if self._answer_by is None or now < self._answer_by:
+            return None
+        return reasons.silent(self._settings, (1 + ANSWER_KEEPALIVES) * self.keepalive_s, ready=True)
+
+    @property
+    def _answer_by(self) -> float | None:
+        """The monotonic time by which the broker has to answer; None where it was not asked.
+
+        Its silence alone does not count: it may be this process that stood still.
+        """
+        return None if self._asked is None else self._asked + ANSWER_KEEPALIVES * self.keepalive_s
 
     @property
     def _patience_s(self) -> float:
@@ -268,7 +282,7 @@ class Link:
         poll = select.poll()
         poll.register(sock, select.POLLIN | (select.POLLOUT if write else 0))
         poll.register(self._waker, select.POLLIN)
-        ready = dict(poll.poll(max(0.0, until - time.monotonic()) * 1000))
+        ready = dict(poll.poll(max(SHORTEST_SLEEP_S, until - time.monotonic()) * 1000))
         if self._waker.fileno() in ready:
             self._waker.drain()
         return bool(ready.get(sock.fileno(), 0) & ~select.POLLOUT)

@@ -7,6 +7,7 @@ import queue
 import socket
 import threading
 import time
+from typing import Any
 
 import pytest
 from paho.mqtt.client import Client
@@ -86,6 +87,33 @@ def test_a_silent_broker_is_asked_after_one_keepalive_and_given_up_after_one_and
         assert first >= 0.9
         assert second >= 0.9
         assert given_up >= 1.4
+
+
+@pytest.mark.parametrize("where", ["_next_deadline", "_wait", "_overdue"])
+@pytest.mark.parametrize("keepalives", [1.2, 1.7])
+def test_who_stood_still_asks_the_broker_before_giving_it_up(
+    monkeypatch: pytest.MonkeyPatch, where: str, keepalives: float
+) -> None:
+    """A machine that slept, a process that was stopped: there the silence is not the broker's."""
+    from edged.mqtt.link import Link
+
+    connected, stood_still = threading.Event(), threading.Event()
+    method = getattr(Link, where)
+
+    def stand_still(*args: Any) -> Any:
+        if connected.is_set() and not stood_still.is_set():
+            time.sleep(keepalives)
+            stood_still.set()
+        return method(*args)
+
+    monkeypatch.setattr(Link, where, stand_still)
+    with ScriptedBroker(polite) as broker, Core(broker, keepalive_s=1) as core:
+        core.connect()
+        connected.set()
+        core.publish("wakes it up", qos=0)
+        assert stood_still.wait(PATIENCE_S)
+        core.linger(1.8)
+        assert core.reasons == []
 
 
 def test_the_brokers_keepalive_counts_where_it_insists() -> None:
