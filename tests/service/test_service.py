@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import PurePath
 
 import pytest
 
@@ -20,13 +22,18 @@ EDGED = "/opt/edged/venv/bin/edged"
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Box]:
     """A machine on which the service was installed as the README says, while its network was away."""
-    [section] = [one for one in pages.sections("README.md") if one.title == "As a service"]
-    [fence] = section.fences
     with booted(tmp_path_factory.mktemp("box")) as box:
         box.run("systemctl", "start", "mosquitto")
-        commands = fence.text.replace("sudo ", "")  # it is root, and may have no sudo
+        commands = commands_of("README.md", "As a service")
         box.run("sh", "-ec", f"cd {SOURCE}\n{commands}", network=False, timeout_s=1400)
         yield box
+
+
+def commands_of(page: str, title: str) -> str:
+    """Those of a section of the documents, without sudo: the box is root's, and may have none."""
+    [section] = [one for one in pages.sections(page) if one.title == title]
+    [fence] = section.fences
+    return fence.text.replace("sudo ", "")
 
 
 @contextmanager
@@ -163,6 +170,19 @@ def test_the_password_comes_as_a_credential(box: Box) -> None:
     finally:
         box.run("rm", "/etc/mosquitto/conf.d/users.conf", "/etc/credstore/edged.mqtt-password")
         box.run("systemctl", "restart", "mosquitto")
+
+
+def test_what_root_has_tuned_the_service_uses(box: Box) -> None:
+    """Also a file that was requantised, which root has written and the service may read."""
+    with configured(box, ""):
+        ready(box)
+        commands = commands_of("docs/tune.md", "For the service").replace("--write", "--write --quick")
+        box.run("sh", "-ec", commands, timeout_s=600)
+        ready(box)
+        written = tomllib.loads(box.run("cat", "/etc/edged/edged.toml"))
+        path = written.get("models", [{}])[0].get("path", "SmolLM2-135M-Instruct.Q4_1.gguf")
+        card = json.loads(box.run("mosquitto_sub", "-C", "1", "-W", "20", "-t", f"edged/v1/{NAME}/status"))
+        assert [model["file"] for model in card["models"]] == [PurePath(path).name]
 
 
 def test_it_says_offline_before_it_goes(box: Box) -> None:
