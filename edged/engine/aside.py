@@ -1,8 +1,9 @@
 """A long prompt that is computed aside: in a context of its own and a thread of its own, while others generate.
 
 In the steps of those who generate, a few tokens of a prompt at a time make all wait, and cost several times what they
-cost in whole physical batches. So the rest of a long prompt goes to a second context with a part of the threads. What
-is computed there comes back block by block, and the last token is computed where it belongs: that one brings logits.
+cost in whole physical batches. So the rest of a long prompt goes to a second context with a part of the threads. When
+that is over, what was computed there is taken block by block, and the last token is computed where it belongs: that one
+brings logits. It is not taken before, because every step of the others would pass over its cells.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ import os
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -39,14 +38,15 @@ class Aside:
 
     Args:
         model: what computes.
-        sequence: whose tokens; until it is over, only what comes from here may be added to what is computed of it.
+        sequence: whose tokens; only what comes from here may be added to what is computed of it.
         threads: CPU threads.
         block_s: what a block should take, seconds, for as long as none has been measured; 0 = nobody knows.
 
     Attributes:
         sequence: whose tokens.
-        event: a file descriptor at which there is something to read when a block has come, or it is over.
-        is_over: nothing comes any more: all is computed, it was stopped, or it went wrong.
+        event: a file descriptor at which there is something to read when a block was computed, and when it is over.
+        computed: the position behind the last token that was computed.
+        is_over: nothing is computed any more: there is nothing left, it was stopped, or it went wrong.
         trouble: why it went wrong; empty where it did not.
         block_s: what a block takes, seconds; 0 = nobody knows.
         since: when it was last heard of, monotonic seconds.
@@ -55,6 +55,7 @@ class Aside:
     def __init__(self, model: Model, sequence: Sequence, *, threads: int, block_s: float) -> None:
         self.sequence = sequence
         self.event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.computed = sequence.computed
         self.is_over = False
         self.trouble = ""
         self.block_s = block_s
@@ -62,14 +63,32 @@ class Aside:
         self._model = model
         self._threads = threads
         self._tokens = sequence.tokens[:-1]
-        self._start = sequence.computed
+        self._start = self._taken = sequence.computed
         self._given = 0
+        self._context: Context | None = None
         self._beginning: queue.SimpleQueue[Cells | None] = queue.SimpleQueue()
-        self._blocks: deque[Block] = deque()
         self._is_ending = False
         self._abort = (ctypes.c_uint8 * 8)()  # a C string of no or one character
         self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
         self._thread.start()
+
+    @property
+    def blocks(self) -> int:
+        """How many were computed."""
+        return -(-(self.computed - self._start) // BLOCK)
+
+    @property
+    def left(self) -> int:
+        """Tokens that were computed and have not been taken."""
+        return self.computed - self._taken
+
+    def listen(self) -> bool:
+        """Hear what has happened since the last time; whether it is over. Then `event` says so until it is closed."""
+        with suppress(BlockingIOError):
+            os.eventfd_read(self.event)
+        if self.is_over:
+            os.eventfd_write(self.event, 1)
+        return self.is_over
 
     def wanted(self, most: int) -> range:
         """The next positions, so many at most, of what was computed before, and is to be given."""
@@ -80,12 +99,18 @@ class Aside:
         self._given = positions.stop
         self._beginning.put(cells)
 
-    def blocks(self) -> Iterator[Block]:
-        """What has been computed since the last time."""
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.event)
-        while self._blocks:
-            yield self._blocks.popleft()
+    def take(self) -> Block | None:
+        """The next block of what was computed, when it is over; None where all has been taken.
+
+        Raises:
+            MemoryError: there is no memory for it.
+        """
+        count, start = min(BLOCK, self.left), self._taken
+        if self._context is None or not count:
+            return None
+        block = Block(count, self._context.take(0, start, start + count))
+        self._taken += count
+        return block
 
     def finish(self) -> None:
         """Begin no further block."""
@@ -100,6 +125,8 @@ class Aside:
     def close(self) -> None:
         """Wait until it is over, and give everything back."""
         self._thread.join()
+        if self._context is not None:
+            self._context.close()
         os.close(self.event)
 
     def _run(self) -> None:
@@ -108,43 +135,37 @@ class Aside:
                 self._compute()
             except (ModelError, DecodeError, MemoryError) as error:
                 if not self._abort[0]:
-                    self.trouble = str(error)
+                    self.trouble = str(error) or "there is no memory for it"
             finally:
                 self.is_over = True
                 os.eventfd_write(self.event, 1)
 
     def _compute(self) -> None:
-        context = self._model.open_aside(
+        context = self._context = self._model.open_aside(
             cells=len(self._tokens), batch=BLOCK, threads=self._threads, abort_flag=ctypes.addressof(self._abort)
         )
         batch = Batch(BLOCK)
         try:
-            position = self._begin(context)
-            while position < len(self._tokens) and not self._is_ending:
-                position = self._step(context, batch, position)
+            self._begin(context)
+            while self.computed < len(self._tokens) and not self._is_ending:
+                self._step(context, batch)
         finally:
             batch.close()
-            context.close()
 
-    def _begin(self, context: Context) -> int:
-        """Take over what was computed before; returns how many tokens."""
-        received = 0
-        while received < self._start and (cells := self._beginning.get()) is not None:
+    def _begin(self, context: Context) -> None:
+        """Take over what was computed before."""
+        while context.reached(0) < self._start and (cells := self._beginning.get()) is not None:
             if not context.put(0, cells):
                 raise MemoryError("llama.cpp found no room for what was computed before")
-            received = context.reached(0)
         self.since = time.monotonic()
-        return received
 
-    def _step(self, context: Context, batch: Batch, start: int) -> int:
-        """Compute a block; returns the position behind it."""
-        tokens = self._tokens[start : start + BLOCK]
+    def _step(self, context: Context, batch: Batch) -> None:
+        """Compute a block."""
+        tokens = self._tokens[self.computed : self.computed + BLOCK]
         batch.clear()
-        batch.add(tokens, start, 0, logits=False)
+        batch.add(tokens, self.computed, 0, logits=False)
         context.decode(batch.raw)
-        end = start + len(tokens)
-        self._blocks.append(Block(len(tokens), context.take(0, start, end)))
+        self.computed += len(tokens)
         before, self.since = self.since, time.monotonic()
         self.block_s = self.since - before
         os.eventfd_write(self.event, 1)
-        return end

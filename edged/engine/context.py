@@ -97,7 +97,7 @@ class Context:
         self.cells: int = llama.llama_n_ctx(self.pointer)
         self.batch: int = llama.llama_n_batch(self.pointer)
         self.threads = threads
-        self._is_waking = False
+        self._is_changed = False
         self._memory = llama.llama_get_memory(self.pointer)
         self._carrier = shape.sequences  # the id behind the last
         if abort_flag is not None:
@@ -111,8 +111,8 @@ class Context:
         Raises:
             DecodeError: it did not work; with `NO_ROOM` nothing has changed.
         """
-        placing = others_elsewhere() if self._is_waking else nullcontext()
-        self._is_waking = False
+        placing = others_elsewhere() if self._is_changed else nullcontext()
+        self._is_changed = False
         with placing:
             code: int = llama.llama_decode(self.pointer, batch)
         if code:
@@ -122,7 +122,7 @@ class Context:
         """Compute with so many CPU threads from now on."""
         if threads != self.threads:
             llama.llama_set_n_threads(self.pointer, threads, threads)
-            self._is_waking = threads > self.threads
+            self._is_changed = True
             self.threads = threads
 
     def copy(self, source: int, target: int, start: int, end: int) -> None:

@@ -1,6 +1,6 @@
 """How many threads this machine can really run: physical cores, the process's affinity and its cgroup's quota.
 
-And where those run that begin to compute again.
+And where they run while their number changes.
 """
 
 from __future__ import annotations
@@ -33,28 +33,36 @@ def usable_cores() -> int:
 def others_elsewhere() -> Iterator[None]:
     """Meanwhile, keep the other threads of this process off the CPU that the caller is on.
 
-    The kernel puts a thread that wakes up behind the one that woke it where no other CPU is idle in that moment. If the
-    two then wait for each other, it may take it 20 ms to see that they should be apart. Does nothing where there is no
-    other CPU, or where that is not allowed.
+    The kernel puts a thread that wakes up, or begins, behind the one that woke or began it where no other CPU is idle
+    in that moment, as when a thread still spins there for something to do. It may take it 20 ms to see that they should
+    be apart. Does nothing where there is no other CPU, or where that is not allowed.
     """
     allowed = os.sched_getaffinity(0)
     elsewhere = allowed - {_current_cpu()}
     if not elsewhere:
         yield
         return
-    me, others = threading.get_native_id(), list[int]()
-    with suppress(OSError):  # there may be no /proc
-        others += [thread for task in _TASKS.iterdir() if (thread := int(task.name)) != me]
-    _allow(others, elsewhere)
+    _allow(_others(), elsewhere)
     try:
         yield
     finally:
-        _allow(others, allowed)
+        freed = set[int]()
+        while new := _others() - freed:  # a thread inherits from the one that begins it, also meanwhile
+            _allow(new, allowed)
+            freed |= new
 
 
 def _current_cpu() -> int:
     """Where the calling thread is; -1 where nobody knows (sched_getcpu(3))."""
     return int(ctypes.CDLL(None).sched_getcpu())
+
+
+def _others() -> set[int]:
+    """The threads of this process but for the calling one."""
+    try:
+        return {int(task.name) for task in _TASKS.iterdir()} - {threading.get_native_id()}
+    except OSError:  # there may be no /proc
+        return set()
 
 
 def _allow(threads: Iterable[int], cpus: set[int]) -> None:

@@ -14,10 +14,13 @@ from edged.engine.threads import Threads
 
 #: So many tokens of what was computed before are handed over in one turn: the streams wait for it.
 _GIVEN = 256
-#: What computing a block needs besides the cells, and what is on its way back. Bytes; measured with the starter model.
+#: What computing a block needs besides the cells. Bytes; measured with the starter model.
 _COMPUTE = 16 * 1024 * 1024
 #: Blocks of a turn, where others wait for theirs.
 _TURN = 4
+#: In one turn of the worker so much is brought home: as takes this part of a step of those who decode, or seconds where
+#: nobody does.
+_HOME, _HOME_S = 0.2, 0.05
 #: A block that takes so many times as long as it should, and at least so many seconds, is late.
 _LATE, _LATE_S = 20.0, 10.0
 
@@ -32,6 +35,7 @@ class Prefiller:
         model: what computes.
         scheduler: of the model's sequences.
         threads: there are; half of them for what is computed aside.
+        on_progress: called with a sequence and the position behind the last of its tokens that was computed aside.
         on_block: called for each block that has come home, after its cells and before it is counted.
         on_trouble: called with a sentence where a prompt could not be computed aside.
     """
@@ -42,17 +46,18 @@ class Prefiller:
         scheduler: Scheduler,
         threads: Threads,
         *,
+        on_progress: Callable[[Sequence, int], None],
         on_block: Callable[[Slice], None],
         on_trouble: Callable[[str], None],
     ) -> None:
         self._model = model
         self._scheduler = scheduler
+        self._on_progress = on_progress
         self._on_block = on_block
         self._on_trouble = on_trouble
         self._threads = threads
         self._cell_bytes = 0.0
         self._aside: Aside | None = None
-        self._blocks = 0
         self._favours_first = False
 
     def weigh(self, sequence: int, tokens: int) -> None:
@@ -75,7 +80,7 @@ class Prefiller:
     @property
     def is_busy(self) -> bool:
         """Whether something is computed aside, with a part of the threads."""
-        return self._aside is not None
+        return self._aside is not None and not self._aside.is_over
 
     @property
     def expected_s(self) -> float:
@@ -83,7 +88,7 @@ class Prefiller:
         return self._aside.block_s if self._aside is not None else 0.0
 
     def tend(self) -> None:
-        """Take in what was computed meanwhile, and see to what comes next."""
+        """See to what is computed aside, and what comes next."""
         aside = self._aside
         if aside is None:
             half = self._threads.count // 2
@@ -91,19 +96,18 @@ class Prefiller:
             if self._scheduler.has_aside:
                 self._begin(half)
             return
-        sequence, is_over = aside.sequence, aside.is_over
-        for block in aside.blocks():
-            self._take_in(block, aside)
+        sequence, is_over = aside.sequence, aside.listen()
+        if sequence.is_aside:  # else it has ended, or made way for others
+            self._on_progress(sequence, aside.computed)
         if is_over:
-            self._end(aside)
+            self._bring_home(aside)
         elif sequence.is_held or not sequence.is_aside:
-            sequence.is_aside = False
             aside.stop()
-        elif not self._scheduler.is_decoding or (self._blocks >= _TURN and self._scheduler.worth_aside()):
+        elif not self._scheduler.is_decoding or (aside.blocks >= _TURN and self._scheduler.worth_aside()):
             # Others want their turn; or nobody is to be spared, and whole steps of the whole machine are quicker.
             aside.finish()
         elif positions := aside.wanted(_GIVEN):
-            aside.give(positions, self._model.context.take(sequence.slot, positions.start, positions.stop))
+            self._hand_over(positions, aside)
 
     def close(self) -> None:
         """Let go of what is being computed, and wait for its end."""
@@ -123,7 +127,6 @@ class Prefiller:
         costs = self._scheduler.costs
         block_s = costs.prefill_s * BLOCK * self._threads.count / half
         self._model.context.use(self._threads.count - half)
-        self._blocks = 0
         self._aside = Aside(self._model, sequence, threads=half, block_s=block_s)
 
     def _next(self) -> Sequence | None:
@@ -134,11 +137,29 @@ class Prefiller:
         self._favours_first = not self._favours_first
         return candidates[0] if self._favours_first else min(candidates, key=lambda one: one.pending)
 
-    def _take_in(self, block: Block, aside: Aside) -> None:
-        self._blocks += 1
-        sequence = aside.sequence
-        if not sequence.is_aside:  # it has ended, or made way for others
-            return
+    def _hand_over(self, positions: range, aside: Aside) -> None:
+        """Give away what was computed before."""
+        try:
+            cells = self._model.context.take(aside.sequence.slot, positions.start, positions.stop)
+        except MemoryError as error:
+            aside.trouble = str(error) or "there is no memory for what was computed before"
+            aside.stop()
+        else:
+            aside.give(positions, cells)
+
+    def _bring_home(self, aside: Aside) -> None:
+        """Take in what was computed, as much as those who decode can wait for in this turn."""
+        until = time.monotonic() + (_HOME * self._scheduler.decode_s or _HOME_S)
+        try:
+            while aside.sequence.is_aside and (block := aside.take()) is not None:
+                self._take_in(block, aside.sequence)
+                if aside.left and time.monotonic() >= until:
+                    return
+        except MemoryError as error:
+            aside.trouble = str(error) or "there is no memory for what was computed"
+        self._end(aside)
+
+    def _take_in(self, block: Block, sequence: Sequence) -> None:
         piece = Slice(sequence, block.count)
         if not self._scheduler.make_way(piece):
             sequence.is_aside = False
@@ -151,7 +172,6 @@ class Prefiller:
     def _end(self, aside: Aside) -> None:
         aside.close()
         self._aside = None
-        self._model.context.use(self._threads.count)
         aside.sequence.is_aside = False
         if aside.trouble:
             aside.sequence.stays = True

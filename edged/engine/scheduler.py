@@ -174,6 +174,11 @@ class Scheduler:
         """Whether there are sequences that wait for nothing but their next token."""
         return bool(self._decoding())
 
+    @property
+    def decode_s(self) -> float:
+        """What a step should take in which those decode who can, seconds; 0 where nobody can, or nothing is known."""
+        return self.costs.decode_s(len(self._decoding()))
+
     def preempt(self) -> bool:
         """Send a running sequence back to wait: the youngest of those that are held, or else the youngest of all.
 

@@ -60,6 +60,7 @@ class Worker:
             model,
             self._scheduler,
             self._threads,
+            on_progress=self._progress,
             on_block=self._advance,
             on_trouble=lambda sentence: channel.send(Note("warning", sentence)),
         )
@@ -248,9 +249,11 @@ class Worker:
         return time.monotonic() - started
 
     def _advance(self, piece: Slice) -> None:
-        sequence = piece.sequence
         self._scheduler.advance(piece)
-        done = min(sequence.computed, sequence.prompt_tokens)
+        self._progress(piece.sequence, piece.sequence.computed)
+
+    def _progress(self, sequence: Sequence, computed: int) -> None:
+        done = min(computed, sequence.prompt_tokens)
         if sequence.wants_progress and done > sequence.reached:
             self._unsent.progress(sequence.uid, done, sequence.prompt_tokens)
         sequence.reached = max(sequence.reached, done)

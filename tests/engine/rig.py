@@ -38,6 +38,7 @@ class Rig:
     Attributes:
         logged: what llama.cpp has logged.
         said: tokens by uid.
+        progress: tokens of the prompt that were computed, by uid.
     """
 
     def __init__(self, path: Path, **fields: Any) -> None:
@@ -53,6 +54,7 @@ class Rig:
         self.worker.try_out()
         self.worker._scheduler.costs = Priced()
         self.said: dict[int, list[int]] = {}
+        self.progress: dict[int, list[int]] = {}
 
     @property
     def prefiller(self) -> Prefiller:
@@ -79,7 +81,7 @@ class Rig:
         return self._notes
 
     def ask(self, uid: int, prompt: str, **fields: Any) -> Sequence:
-        self.said[uid] = []
+        self.said[uid], self.progress[uid] = [], []
         self.worker._obey(Generate(uid=uid, prompt=prompt, **(DEFAULTS | {"max_tokens": 1500} | fields)))
         self.turn()
         found = self.worker._scheduler.find(uid)
@@ -93,8 +95,11 @@ class Rig:
         self.prefiller.tend()
         if slices := self.worker._scheduler.plan():
             self.worker._step(slices)
-        for uid, _, tokens in self.worker._unsent.take(time.monotonic()).deltas:
+        report = self.worker._unsent.take(time.monotonic())
+        for uid, _, tokens in report.deltas:
             self.said[uid] += tokens
+        for uid, done, _ in report.prefill:
+            self.progress[uid].append(done)
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         """Let the worker run by itself until something is true, and then lose its daemon."""
@@ -114,7 +119,7 @@ class Rig:
             self.turn()
             assert time.monotonic() < deadline
 
-    def both(self) -> Sequence:
+    def both(self, **fields: Any) -> Sequence:
         """One that generates, and a long prompt that is computed aside, of which nothing has come back yet.
 
         Its beginning was computed before, for another request.
@@ -122,7 +127,7 @@ class Rig:
         self.ask(3, letters(100, 2))
         self.cancel(3)
         self.ask(1, letters(20, 1))
-        long = self.ask(2, letters(600, 2))
+        long = self.ask(2, letters(600, 2), **fields)
         self.prefiller.tend()
         assert long.is_aside
         assert long.computed == 102  # BOS and a space

@@ -100,7 +100,7 @@ def test_each_is_aborted_by_its_own_flag(plain: Path) -> None:
         compute(aside, 0, 0, TOKENS[:64])
 
 
-def test_threads_that_are_woken_are_kept_off_the_cpu_that_waits_for_them(
+def test_when_the_number_of_threads_changes_the_others_are_kept_off_the_cpu_of_the_one_that_decodes(
     plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     placed = []
@@ -113,12 +113,11 @@ def test_threads_that_are_woken_are_kept_off_the_cpu_that_waits_for_them(
 
     monkeypatch.setattr("edged.engine.context.others_elsewhere", placing)
     with contexts(plain, (ctypes.c_uint8 * 8)()) as (shared, _aside):
-        compute(shared, 0, 0, [275])
-        shared.use(1)
-        compute(shared, 0, 1, [275])
-        assert placed == []
         shared.use(2)
-        compute(shared, 0, 2, [275])
-        assert placed == ["begun", "done"]
-        compute(shared, 0, 3, [275])
-        assert placed == ["begun", "done"], "they are awake"
+        compute(shared, 0, 0, [275])
+        assert placed == []
+        for step, threads in enumerate((1, 2), start=1):
+            shared.use(threads)
+            compute(shared, 0, 2 * step - 1, [275])
+            compute(shared, 0, 2 * step, [275])
+            assert placed == ["begun", "done"] * step, "for one step"

@@ -114,6 +114,30 @@ def test_the_other_threads_stay_off_the_cpu_of_the_one_that_wakes_them(
         assert os.sched_getaffinity(other) == allowed
 
 
+def test_a_thread_that_began_meanwhile_may_be_anywhere_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = os.sched_getaffinity(0)
+    is_over, began, late = threading.Event(), threading.Event(), list[threading.Thread]()
+
+    def begin() -> None:
+        """In a thread that is kept off."""
+        began.wait()
+        late.append(threading.Thread(target=is_over.wait))
+        late[-1].start()
+
+    first = threading.Thread(target=begin)
+    first.start()
+    monkeypatch.setattr(cores, "_current_cpu", lambda: min(allowed))
+    with others_elsewhere():
+        began.set()
+        first.join()
+        inherited = os.sched_getaffinity(late[0].native_id or 0)
+    freed = os.sched_getaffinity(late[0].native_id or 0)
+    is_over.set()
+    late[0].join()
+    assert inherited == (allowed - {min(allowed)} or allowed)
+    assert freed == allowed
+
+
 def test_they_may_be_anywhere_again_after_a_failure(other: int) -> None:
     allowed = os.sched_getaffinity(0)
     with pytest.raises(RuntimeError), others_elsewhere():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import select
 import threading
 import time
@@ -13,9 +14,10 @@ from typing import Any
 import llama_cpp as llama
 import pytest
 
-from edged.engine import memory
-from edged.engine.aside import Aside
+from edged.engine import memory, prefiller
+from edged.engine.aside import BLOCK, Aside
 from edged.engine.context import Context
+from edged.engine.sequence import Sequence
 from tests.engine.kinds import letters
 from tests.engine.rig import PATIENCE_S, Rig
 
@@ -47,6 +49,72 @@ def test_no_step_takes_any_of_it_along_before(rig: Rig) -> None:
     assert long.is_aside
 
 
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bringing a block home takes as long as the others can wait for."""
+    monkeypatch.setattr(prefiller, "_HOME", 1e-9)
+    monkeypatch.setattr(prefiller, "_HOME_S", 1e-9)
+
+
+def computed(rig: Rig) -> Sequence:
+    """A prompt that was computed aside beside one that generates, and of which nothing has come back."""
+    long = rig.both(progress=True)
+    rig.prefiller.tend()  # hands over what was computed before
+    deadline = time.monotonic() + PATIENCE_S
+    while not rig.aside.is_over:
+        time.sleep(0.001)
+        assert time.monotonic() < deadline
+    return long
+
+
+@pytest.mark.usefixtures("slow")
+def test_it_gets_on_and_no_cell_comes_back_before_it_is_over(rig: Rig) -> None:
+    """Every step of those who generate would pass over it."""
+    long = computed(rig)
+    assert (long.computed, rig.aside.computed, long.is_aside) == (102, 601, True)
+    rig.turn()
+    assert long.computed == 102 + BLOCK
+    assert rig.progress[2][-1] == 601, "it has been computed, wherever"
+    rig.until_over()
+    assert rig.progress[2][-1] == 602
+
+
+@pytest.mark.usefixtures("slow")
+def test_what_takes_long_to_bring_home_comes_in_several_turns_with_all_threads(rig: Rig) -> None:
+    long = computed(rig)
+    seen, said = [long.computed], len(rig.said[1])
+    while long.is_aside:
+        rig.turn()
+        assert rig.threads() == 2
+        seen.append(long.computed)
+    # and with the last of them the last token, which is computed with the others
+    assert [after - before for before, after in itertools.pairwise(seen)] == [BLOCK] * 7 + [602 - 102 - 7 * BLOCK]
+    assert (long.pending, len(rig.said[1]) - said) == (1, 8)
+    assert rig.notes() == []
+
+
+@pytest.mark.usefixtures("slow")
+def test_who_has_nothing_else_to_do_brings_all_home(rig: Rig) -> None:
+    long = computed(rig)
+    rig.cancel(1)
+    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("end", ["cancelled", "made way"])
+def test_one_that_has_lost_its_place_on_the_way_home_leaves_no_cells(rig: Rig, end: str) -> None:
+    long = computed(rig)
+    rig.turn()
+    assert long.is_aside
+    if end == "cancelled":
+        rig.cancel(2)
+    else:
+        rig.worker._scheduler.preempt()
+    rig.prefiller.tend()
+    assert rig.prefiller._aside is None
+    assert (long.slot, long.computed) == (-1, 0)
+
+
 def test_without_memory_for_its_cells_it_is_computed_with_the_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
@@ -66,25 +134,31 @@ def test_without_memory_for_its_cells_it_is_computed_with_the_others(rig: Rig, m
     assert size > 602 * 2 * 2 * 64 * 2
 
 
-@pytest.mark.parametrize("method", ["decode", "take", "put"])
+@pytest.mark.parametrize("words", ["no memory for this", ""])
+@pytest.mark.parametrize(
+    ("method", "is_others"),
+    [("take", False), ("put", True), ("decode", True), ("take", True), ("put", False)],
+    ids=["handed over", "received", "computed", "taken", "brought home"],
+)
 def test_what_goes_wrong_aside_is_told_and_the_prompt_goes_on_with_the_others(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch, method: str
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, method: str, is_others: bool, words: str
 ) -> None:
-    """Of `decode` and `take` those in the other context and thread, of `put` that into the context of all."""
+    """In the other context, or that of all. Python's own MemoryError has no words."""
     real = getattr(Context, method)
 
     def fail(self: Context, *args: object) -> object:
-        if (threading.current_thread().name == "aside") == (method == "put"):
+        if (self is rig.model.context) == is_others:
             return real(self, *args)
         if method == "put":
             return False
-        raise MemoryError("no memory for this")
+        raise MemoryError(words)
 
-    monkeypatch.setattr(Context, method, fail)
-    long = rig.both()
-    rig.until_over()
+    with monkeypatch.context() as patch:
+        patch.setattr(Context, method, fail)
+        long = rig.both()
+        rig.until_over()
     [note] = rig.notes()
-    assert ("no room in the KV cache" if method == "put" else "no memory for this") in note.text
+    assert (words if method != "put" and words else f"no {'room' if method == 'put' else 'memory'}") in note.text
     assert not long.is_aside
     computed = long.computed
     for _ in range(5):
@@ -135,20 +209,23 @@ def test_what_llama_cpp_logs_in_the_other_thread_is_not_handed_on(rig: Rig, monk
 @pytest.fixture
 def turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[int, int]]]:
     """Who has its turn aside, until nobody wants one, and how many blocks: (uid, blocks)."""
-    real, asides = Context.decode, list[Aside]()
-    blocks: dict[int, int] = {}
+    real, listen, asides, heard = Context.decode, Aside.listen, list[Aside](), list[int]()
 
     def decode(self: Context, batch: llama.llama_batch) -> None:
-        """A block is computed when the one before was taken in, as if it took long."""
+        """A block is computed when the one before was heard of, as if it took long."""
         if threading.current_thread().name == "aside":
-            aside = asides[-1]
-            while aside._blocks:
+            while heard[-1] < asides[-1].blocks:
                 time.sleep(0.001)
-            blocks[len(asides)] = blocks.get(len(asides), 0) + 1
         real(self, batch)
+
+    def hear(self: Aside) -> bool:
+        is_over = listen(self)
+        heard[-1] = self.blocks
+        return is_over
 
     def start(self: Aside, *args: Any, **more: Any) -> None:
         asides.append(self)
+        heard.append(0)
         init(self, *args, **more)
 
     def run() -> list[tuple[int, int]]:
@@ -158,10 +235,11 @@ def turns(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[tuple[
                 select.select([rig.aside.event], [], [], PATIENCE_S)  # else others get on while a block is computed
             rig.turn()
             assert time.monotonic() < deadline
-        return [(aside.sequence.uid, blocks.get(number, 0)) for number, aside in enumerate(asides, 1)]
+        return [(aside.sequence.uid, aside.blocks) for aside in asides]
 
     init = Aside.__init__
     monkeypatch.setattr(Aside, "__init__", start)
+    monkeypatch.setattr(Aside, "listen", hear)
     monkeypatch.setattr(Context, "decode", decode)
     return run
 
