@@ -9,11 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from benchmarks import beside
 from benchmarks.client import Client, Exchange
 from benchmarks.scenarios import (
     cancel,
@@ -29,6 +31,7 @@ from benchmarks.scenarios import (
     ttft,
 )
 from benchmarks.scene import Scene
+from benchmarks.turns import Turns
 from edged.config import Settings
 from edged.config.settings import Model
 from tests import brokers
@@ -51,6 +54,13 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     return Scene(settings=settings, directory=tmp_path, seconds=0.3, quick=True, repacked=False)
 
 
+@pytest.fixture
+def short_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two nodes have turns that are short beside the answers, however fast the machine is."""
+    monkeypatch.setattr(beside, "Turns", partial(Turns, turn_s=0.03))
+
+
+@pytest.mark.usefixtures("short_turns")
 def test_crowd(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crowd, "_FEW", 2)
     monkeypatch.setattr(crowd, "_MANY", 4)
@@ -135,8 +145,10 @@ def test_highlevel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
         assert min(side.tokens_per_s, side.ttft_ms, side.together_per_s) > 0
 
 
+@pytest.mark.usefixtures("short_turns")
 def test_journal(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal, "_STREAMS", 2)
+    monkeypatch.setattr(journal, "_QUICK_TOKENS", 120)
     monkeypatch.setattr(journal, "_QUICK_PAIRS", 1)
     monkeypatch.setattr(journal, "_BURSTS", 20)
     told = journal.measure(scene)
