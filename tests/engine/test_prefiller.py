@@ -17,9 +17,12 @@ import pytest
 from edged.engine import memory, prefiller
 from edged.engine.aside import BLOCK, Aside
 from edged.engine.context import Context
+from edged.engine.protocol import Hold, Release
 from edged.engine.sequence import Sequence
 from tests.engine.kinds import letters
 from tests.engine.rig import PATIENCE_S, Rig
+
+TOKENS = 16
 
 
 @pytest.fixture
@@ -169,13 +172,13 @@ def test_what_goes_wrong_aside_is_told_and_the_prompt_goes_on_with_the_others(
 
 @pytest.fixture
 def endless(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second block that is computed aside takes until it is aborted."""
+    """The second block that is computed aside takes until no further one is wanted; a stop aborts it."""
     real, blocks = Context.decode, list[int]()
 
     def decode(self: Context, batch: llama.llama_batch) -> None:
         if threading.current_thread().name == "aside":
             blocks.append(batch.n_tokens)
-            while len(blocks) > 1 and not rig.aside._abort[0]:
+            while len(blocks) == 2 and not rig.aside._is_ending:
                 time.sleep(0.001)
         real(self, batch)
 
@@ -190,6 +193,61 @@ def test_a_cancel_acts_inside_of_a_block_and_is_no_trouble(rig: Rig) -> None:
     rig.until_over()
     assert rig.notes() == []
     assert len(rig.said[1]) > 1
+
+
+def begun(rig: Rig) -> Sequence:
+    """A prompt of which a block was computed aside."""
+    long = rig.both(progress=True)
+    rig.prefiller.tend()  # hands over what was computed before
+    deadline = time.monotonic() + PATIENCE_S
+    while rig.aside.computed == 102:
+        time.sleep(0.001)
+        assert time.monotonic() < deadline
+    return long
+
+
+@pytest.mark.usefixtures("endless")
+def test_when_the_others_have_ended_it_goes_on_in_whole_steps(rig: Rig, plain: Path) -> None:
+    long = begun(rig)
+    rig.cancel(1)
+    rig.until_over()
+    assert rig.prefiller._aside is None
+    until_said(rig, long)
+    steps = [after - before for before, after in itertools.pairwise(rig.progress[2])]
+    assert max(steps) > BLOCK, "more at once than comes from aside"
+    assert rig.said[2][:TOKENS] == said_alone(plain)
+
+
+@pytest.mark.usefixtures("endless")
+def test_it_is_held_in_the_middle_and_goes_on_with_what_it_has(rig: Rig, plain: Path) -> None:
+    long = begun(rig)
+    rig.worker._obey(Hold(2))
+    rig.until_over()
+    for _ in range(5):
+        rig.turn()
+    assert (long.computed, rig.prefiller._aside) == (102 + BLOCK, None), "nothing is computed for one that is held"
+    rig.worker._obey(Release(2))
+    until_said(rig, long)
+    assert rig.progress[2] == sorted(set(rig.progress[2])), "nothing is computed twice"
+    assert rig.said[2][:TOKENS] == said_alone(plain)
+
+
+def said_alone(path: Path) -> list[int]:
+    """The tokens of an answer to the same prompt that has had all to itself."""
+    rig = Rig(path)
+    try:
+        until_said(rig, rig.ask(2, letters(600, 2)))
+        return rig.said[2][:TOKENS]
+    finally:
+        rig.close()
+
+
+def until_said(rig: Rig, sequence: Sequence) -> None:
+    """Turn until it has said some tokens."""
+    deadline = time.monotonic() + PATIENCE_S
+    while len(rig.said[sequence.uid]) < TOKENS:
+        rig.turn()
+        assert time.monotonic() < deadline
 
 
 def test_what_llama_cpp_logs_in_the_other_thread_is_not_handed_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
