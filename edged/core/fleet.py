@@ -14,6 +14,9 @@ from edged.wire.messages import Error, ModelCard
 
 #: What is recommended to those who come while a model cannot be loaded, at least: it takes time to load. Seconds.
 _LEAST_RETRY_S = 1.0
+#: So long who was accepted waits for a model that could be loaded before and cannot now: what it lacks is mostly
+#: memory, which whoever took it gives back. Seconds, in which loading it is tried some times.
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class Engine:
         fraction: how much of it is loaded, 0 to 1.
         running: the streams it was given, by uid.
         survivors: the streams that outlived its predecessor, and wait to go on.
-        failure: it cannot be loaded, as things stand.
+        failure: it cannot be loaded, as things stand; nobody new is accepted.
+        patient_until: so long who was accepted waits nevertheless, monotonic seconds.
     """
 
     card: ModelCard | None = None
@@ -59,6 +63,7 @@ class Engine:
     running: dict[int, Stream] = field(default_factory=dict)
     survivors: Survivors = field(default_factory=Survivors)
     failure: Failure | None = None
+    patient_until: float = float("-inf")
     _reason: str | None = None
 
     @property
@@ -67,6 +72,15 @@ class Engine:
         if self.card is None or self.survivors or alone(self.running.values()):
             return 0
         return self.card.parallel - len(self.running)
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether it cannot be loaded, and nobody waits for the next attempt."""
+        return self.failure is not None and self.failure.again_at > self.patient_until
+
+    def be_patient(self, now: Now) -> None:
+        """Have those who were accepted wait where it cannot be loaded: it could be not long ago."""
+        self.patient_until = now.mono + _PATIENCE_S
 
     def next_survivor(self) -> Stream | None:
         """Take out the survivor that goes on now, if one can."""
@@ -96,6 +110,8 @@ class Engine:
 
     def lose(self, event: EngineLost, now: Now) -> list[tuple[Stream, Ending]]:
         """The child is gone: who ends with it, and how. The others wait to go on."""
+        if self.card is not None:
+            self.be_patient(now)
         self.card, self.fraction = None, 0.0
         self.failure = Failure.of(event, now)
         self._reason = event.reason if self.failure else None

@@ -56,8 +56,10 @@ class Recovery:
                 self._parts.fleet[stream.model].survivors.add(stream)
             else:
                 self._parts.queue.add(stream)
-            if revived.ending is None and not stream.delivery.said:
-                self._parts.say_accepted(stream, now)
+            if revived.ending is None:
+                self._parts.fleet[stream.model].be_patient(now)
+                if not stream.delivery.said:
+                    self._parts.say_accepted(stream, now)
         for past in restored.undelivered:
             properties = Properties(expiry_s=self._parts.settings.keep_s, correlation=past.correlation)
             delivery = Delivery.of(past, properties, topic=past.topic, first=past.confirmed, is_copy=False)

@@ -63,17 +63,70 @@ def test_a_model_that_is_there_takes_requests_again_even_if_nobody_saw_it_load()
     assert len(world.generated) == 1
 
 
-def test_who_had_begun_keeps_the_text_when_the_model_cannot_be_loaded_again() -> None:
-    world = World()
+def test_who_was_accepted_waits_a_minute_for_a_model_that_had_been_loaded() -> None:
+    world = World(parallel=1)
     world.request("r")
+    world.request("waits")
     world.say(world.generated[0].uid, "par")
-    world.lose("killed", outside=True)
-    world.lose(REASON, error=OOM)
+    world.lose("its process was ended by SIGKILL because memory ran out", outside=True)
+    for retry_s in (0.4, 6.4, 25.0):
+        world.lose(REASON, error=OOM, retry_in_s=retry_s)
+        world.wait(retry_s)
+    world.request("new")
+    world.ready(parallel=1)
+    for piece in ("t", " two"):
+        world.say(world.generated[-1].uid, piece)
+    world.finish(world.generated[-1].uid)
+    world.finish(world.generated[-1].uid)
 
-    final = world.reply()[-1]
-    assert (final["error"]["code"], final["text"]) == ("out_of_memory", "par")
+    assert (world.text("r"), world.reply("r")[-1]["metrics"]["resumed"]) == ("part two", 1)
+    assert world.reply("waits")[-1]["finish_reason"] == "stop"
+    assert [(m["gen"], m["error"]["code"]) for m in world.reply("new")] == [(0, "out_of_memory")]
+
+
+def test_after_that_minute_they_are_told_why_with_the_text_so_far() -> None:
+    world = World(parallel=1)
+    world.request("r")
+    world.request("waits")
+    world.say(world.generated[0].uid, "par")
+    world.wait(40)  # the minute begins when the model is lost
+    world.lose("killed", outside=True)
+    world.lose(REASON, error=OOM, retry_in_s=51.2)
+    world.wait(51.2)
+    assert [world.reply(path)[-1]["type"] for path in ("r", "waits")] == ["chunk", "accepted"]
+    world.lose(REASON, error=OOM, retry_in_s=30)  # nobody will have tried again by then
+
+    finals = [world.reply(path)[-1] for path in ("r", "waits")]
+    assert [(final["error"]["code"], final["text"]) for final in finals] == [
+        ("out_of_memory", "par"),
+        ("out_of_memory", ""),
+    ]
     world.ready()
     assert len(world.generated) == 1
+
+
+def test_so_does_who_comes_from_an_earlier_daemon() -> None:
+    world = World(parallel=1)
+    world.request("r")
+    world.request("waits")
+    later = World(before=world, ready=False)
+    later.lose(REASON, error=OOM, retry_in_s=12.8)
+    later.wait(12.8)
+    later.ready()
+    for generated in later.generated:
+        later.finish(generated.uid)
+
+    assert [later.reply(path)[-1]["finish_reason"] for path in ("r", "waits")] == ["stop", "stop"]
+
+
+def test_a_deadline_passes_while_the_model_cannot_be_loaded() -> None:
+    world = World()
+    world.request("r", {"prompt": "x", "timeout_s": 5})
+    world.lose("killed", outside=True)
+    world.lose(REASON, error=OOM, retry_in_s=12.8)
+    world.wait(6)
+
+    assert world.reply()[-1]["error"]["code"] == "timeout"
 
 
 def test_a_child_that_dies_without_a_word_while_it_loads_leaves_requests_waiting() -> None:
@@ -122,5 +175,4 @@ def test_a_node_that_shuts_down_says_so_first() -> None:
     world.lose(REASON, error=OOM)
     world.request("r")
 
-    assert world.reply("runs")[-1]["error"]["code"] == "out_of_memory"
     assert world.reply()[0]["error"]["code"] == "draining"

@@ -131,6 +131,27 @@ def test_a_model_that_cannot_be_loaded_is_told_until_it_can(broker: Broker, star
     assert served["finish_reason"] == "stop"
 
 
+def test_an_answer_goes_on_when_there_is_memory_for_the_model_again(
+    broker: Broker, start_scripted: StartScripted
+) -> None:
+    node = start_scripted(broker)
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        listener.publish(f"{node.base}/req/on", "hello")
+        [uid] = node.engine.wait_for(1)
+        node.engine.say(uid, "Once ")
+        node.engine.die("it needs 812 MB, and 300 MB are free", error="out_of_memory", returns=False)
+        listener.publish(f"{node.base}/req/new", "hello")
+        refused = listener.final("new")
+        node.engine.load()
+        node.engine.wait_for(1)
+        node.engine.say(uid, "more")
+        node.engine.finish(uid)
+        final = listener.final("on")
+
+    assert (refused["gen"], refused["error"]["code"]) == (0, "out_of_memory")
+    assert (final["finish_reason"], final["text"], final["metrics"]["resumed"]) == ("stop", "Once more", 1)
+
+
 def test_kill_9_of_the_broker_and_its_return(private_broker: LocalBroker, start_node: StartNode) -> None:
     node = start_node(private_broker)
     private_broker.kill()

@@ -16,6 +16,7 @@ from edged.core.courier import Courier
 from edged.core.delivery import Delivery
 from edged.core.ends import Ends
 from edged.core.events import Effect, Generate, MessageArrived, Now, Published, Synced
+from edged.core.fleet import Engine
 from edged.core.holds import Holds
 from edged.core.intake import Intake
 from edged.core.outlet import Outlet
@@ -331,6 +332,11 @@ def _(patch: Patch) -> None:
         return original(self, outside=outside)  # type: ignore[no-any-return]
 
     _around(patch, Stream, "outlive", outlive)
+
+
+@_broken("nobody waits for a model that cannot be loaded at once")
+def _(patch: Patch) -> None:
+    patch.setattr(Engine, "gives_up", property(lambda self: self.failure is not None))
 
 
 @_broken("text that waits is not said at the end")

@@ -75,6 +75,7 @@ class Checks:
         self._expected: dict[bytes, int] = {}
         self._keys: dict[tuple[str | None, str], int] = {}
         self._ended: set[int] = set()
+        self._patient = False
 
     def note(self, line: str) -> None:
         """A line for the trace."""
@@ -93,6 +94,7 @@ class Checks:
             self._keys[client, name] = uid
             if ended:
                 self._ended.add(uid)
+        self._patient = bool(set(self._keys.values()) - self._ended)
 
     def ends_life(self, node: Node) -> None:
         """It is gone."""
@@ -256,9 +258,16 @@ class Checks:
         if order.generated != tokens[: len(order.generated)]:
             raise Broken(f"request {order.uid} goes on after tokens that are not its own: {order.generated}")
 
+    def engine_is_ready(self) -> None:
+        """The core hears that the model is loaded."""
+        self._patient = True
+
     def engine_died(self, *, outside: bool, error: ErrorCode | None = None) -> None:
-        """The core hears of it, or dies with it: whoever the engine was given."""
-        if error is not None:
+        """The core hears of it, or dies with it: whoever the engine was given.
+
+        No model here cannot be loaded for a minute, so that is the end of nobody but of the first of all requests.
+        """
+        if error is not None and not self._patient:
             self.reasons.add(str(error))
         for uid in self._with_engine:
             self.deaths[uid] += 1

@@ -164,6 +164,8 @@ class Node:
         match event:
             case events.MessageArrived():
                 self.checks.asked_for(event.topic, event.payload)
+            case events.EngineReady():
+                self.checks.engine_is_ready()
             case events.EngineLost():
                 self.checks.engine_died(outside=event.outside, error=event.error)
         self._perform_all(self.core.handle(event, self.clock.now))
