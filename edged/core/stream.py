@@ -32,7 +32,7 @@ _INNOCENT_TOKENS = 8
 #: Text in one chunk, bytes of UTF-8; more goes into the next one.
 MAX_CHUNK_BYTES = 16 * 1024
 #: So many deaths in a row without a new token are no accident, even if each looks like a kill from outside: the kernel
-#: kills like that, too, when memory runs out, and does not always say so.
+#: kills like that, too, when memory runs out, and that may be this one's doing after all.
 _FRUITLESS = 6
 
 

@@ -175,8 +175,10 @@ class EngineProcess:
         self._child = None
         if not death.reason:
             short = oom_kills() > killed
-            outside = -code in (signal.SIGKILL, signal.SIGTERM) and not short
-            death = _Death(f"{obituary(code)}{' because memory ran out' if short else ''}", outside=outside)
+            # What the engine needs was there when it was loaded, so somebody else has taken the memory since.
+            outside = -code in (signal.SIGKILL, signal.SIGTERM)
+            reason = f"{obituary(code)}{' because memory ran out' if short else ''}"
+            death = _Death(reason, "out_of_memory" if short and death.loading else "", outside)
         return replace(death, reason=f"{death.reason}{dialogue.last_words()}")
 
     def _spawn(self, theirs: socket.socket, pulse: Pulse) -> subprocess.Popen[bytes]:
@@ -193,16 +195,18 @@ class EngineProcess:
     def _converse(self, dialogue: _Dialogue, pulse: Pulse, watch: Watch) -> _Death:
         """Pass orders and reports until the child is gone, or is to go; returns why, where it is not just gone."""
         dialogue.send(self._load)
+        loading = True
         while not self._stopping.is_set():
             for report in dialogue.wait(watch.timeout(time.monotonic())):
                 watch.heard(report)
                 if isinstance(report, Ready):
+                    loading = False
                     self._load = replace(self._load, digest=report.digest)  # the next child need not read it all
                 self._report(self._number, report)
                 if isinstance(report, Failed):
                     return _Death(report.message, report.error)
             if dialogue.ended:
-                return _Death()
+                return _Death(loading=loading)
             while self._orders:
                 number, order = self._orders.popleft()
                 if number == self._number:
@@ -221,13 +225,17 @@ class _Death:
 
     Attributes:
         reason: empty where its exit code has to tell.
+        error: why it could not load its model; empty where it had, or nobody knows.
+        outside: it was killed from outside.
         hung: it does not react, so it need not be asked to end.
+        loading: it had not loaded its model yet.
     """
 
     reason: str = ""
     error: str = ""
     outside: bool = False
     hung: bool = False
+    loading: bool = False
 
 
 class _Dialogue:

@@ -19,7 +19,7 @@ import pytest
 
 from edged.engine import process
 from edged.engine.process import Lost
-from edged.engine.protocol import Cancel, Failed, Finished, Generate, Load, Note, Ready, Step
+from edged.engine.protocol import Cancel, Failed, Finished, Generate, Load, Note, Ready, Step, encode
 from edged.engine.watch import Patience
 from tests.engine.children.serves import READY
 from tests.engine.handles import IMPATIENT, Handle, running, until
@@ -369,7 +369,7 @@ def test_whether_a_child_was_killed_from_outside_is_told(number: signal.Signals,
         assert (lost.outside, number.name in lost.reason) == (outside, True)
 
 
-def test_a_child_that_the_kernel_killed_for_its_memory_was_not_killed_from_outside(
+def test_a_child_that_the_kernel_killed_because_memory_ran_out_was_killed_from_outside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     counts = itertools.count()
@@ -379,7 +379,21 @@ def test_a_child_that_the_kernel_killed_for_its_memory_was_not_killed_from_outsi
         assert handle.engine.pid is not None
         os.kill(handle.engine.pid, signal.SIGKILL)
         _, lost = handle.next(Lost)
-        assert not lost.outside
+        assert (lost.outside, lost.error) == (True, "")
+        assert "SIGKILL because memory ran out" in lost.reason
+
+
+def test_a_child_that_the_kernel_killed_so_while_it_loaded_had_no_memory_for_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    counts = itertools.count()
+    monkeypatch.setattr(process, "oom_kills", lambda: next(counts))
+    with child("babbles", encode(Note("info", "here")).hex()) as handle:
+        handle.next(Note)
+        assert handle.engine.pid is not None
+        os.kill(handle.engine.pid, signal.SIGKILL)
+        _, lost = handle.next(Lost)
+        assert lost.error == "out_of_memory"
         assert "SIGKILL because memory ran out" in lost.reason
 
 
