@@ -174,6 +174,7 @@ def generate(effect: events.Generate) -> protocol.Generate:
         prompt=None if effect.messages is not None else effect.prompt,
         progress=effect.progress,
         generated=list(effect.generated),
+        crc32=effect.crc32,
         owner=effect.owner,
         shared=effect.shared,
         exact=effect.exact,

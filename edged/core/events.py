@@ -302,6 +302,7 @@ class Generate:
     Attributes:
         messages: (role, content) pairs for the chat template; or None, then `prompt` is completed as it stands.
         generated: tokens of the answer that were given out already, before the engine died.
+        crc32: of the text that they were, zlib's, of its UTF-8.
         owner: whose request it is.
         shared: so many of the first messages are the operator's own words.
         exact: the answer must be the same to the last bit as one from an empty cache.
@@ -314,6 +315,7 @@ class Generate:
     sampling: Sampling
     progress: bool = False
     generated: tuple[int, ...] = ()
+    crc32: int = 0
     owner: str | None = None
     shared: int = 0
     exact: bool = False

@@ -124,6 +124,7 @@ class Stream:
             sampling=self.sampling,
             progress=request.progress,
             generated=tuple(self.answer.tokens),
+            crc32=self.answer.crc32,
             owner=self.key.client,
             shared=self.shared,
             exact=request.seed is not None,

@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO
 
 from edged.engine import cgroup
@@ -101,6 +102,7 @@ class EngineProcess:
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._stamp: tuple[int, ...] | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
@@ -152,6 +154,10 @@ class EngineProcess:
 
     def _serve(self) -> _Death:
         """Start a child and serve it until it is gone; returns why it is."""
+        stamp = _stamp(self._load.path)
+        if self._number > 1 and stamp != self._stamp:
+            self._load = replace(self._load, digest="")
+        self._stamp = stamp
         try:
             ours, theirs = socket.socketpair()
             pulse = Pulse()
@@ -317,6 +323,15 @@ class _Dialogue:
             with contextlib.suppress(KeyError):  # closed by the child, and seen before
                 self._selector.unregister(self._stderr)
         return bool(data)
+
+
+def _stamp(path: str) -> tuple[int, ...] | None:
+    """What changes when a file is replaced or written to; None where it is not there."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _abort(pulse: Pulse) -> None:

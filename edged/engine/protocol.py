@@ -64,6 +64,7 @@ class Generate:
 
     Attributes:
         generated: tokens of the answer that were given out before, by a child that is gone; it goes on after them.
+        crc32: zlib's checksum of the text that those tokens were, in UTF-8; None = nobody knows.
         owner: whose request it is; what it leaves in the prefix cache serves that owner alone.
         shared: so many of the first messages are the operator's own words: what they leave there serves all.
         exact: where it is alone, the answer is the same to the last bit, whatever the prefix cache had.
@@ -85,6 +86,7 @@ class Generate:
     prompt: str | None = None
     progress: bool = False
     generated: list[int] = field(default_factory=list)
+    crc32: int | None = None
     owner: str | None = None
     shared: int = 0
     exact: bool = False

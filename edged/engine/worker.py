@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
+import zlib
 from pathlib import Path
 
 from edged.engine.batch import Batch
@@ -146,23 +147,38 @@ class Worker:
             )
             self._refuse(order, "context_overflow", message, len(tokens))
             return
+        text = TextStream(tuple(order.stop))
+        if not self._goes_on(order, text):
+            message = (
+                "the model's file was replaced by that of another model while this answer was being written, and the "
+                "new one cannot go on with it: send the request again"
+            )
+            self._refuse(order, "unavailable", message, len(tokens))
+            return
         sequence = Sequence(
             uid=order.uid,
             tokens=[*tokens, *order.generated],
             prompt_tokens=len(tokens),
             max_tokens=order.max_tokens,
             sampler=self._sampler(order, tokens),
-            text=TextStream(tuple(order.stop)),
+            text=text,
             wants_progress=order.progress,
             owner=order.owner or "",  # no client's name is empty
             shared=shared,
             exact=order.exact,
         )
-        for token in order.generated:  # their text was given out before
-            sequence.text.push(self._model.vocabulary.piece(token))
         self._scheduler.add(sequence)
         if order.generated:
             self._end_if_due(sequence)
+
+    def _goes_on(self, order: Generate, text: TextStream) -> bool:
+        """Read what was generated before; whether its tokens are the same text with this model's vocabulary."""
+        vocabulary, crc32 = self._model.vocabulary, 0
+        for token in order.generated:
+            if not 0 <= token < vocabulary.size:
+                return False
+            crc32 = zlib.crc32(text.push(vocabulary.piece(token)).encode(), crc32)
+        return order.crc32 is None or order.crc32 == crc32
 
     def _tokens(self, order: Generate) -> tuple[list[int], int]:
         """Tokens of the prompt, and how far they are the operator's words."""
@@ -187,7 +203,16 @@ class Worker:
         return sampler
 
     def _refuse(self, order: Generate, error: str, message: str, prompt_tokens: int = 0) -> None:
-        self._unsent.end(Finished(order.uid, "error", prompt_tokens=prompt_tokens, error=error, message=message))
+        self._unsent.end(
+            Finished(
+                order.uid,
+                "error",
+                prompt_tokens=prompt_tokens,
+                completion_tokens=len(order.generated),
+                error=error,
+                message=message,
+            )
+        )
 
     def _step(self, slices: list[Slice]) -> None:
         self._share_cores()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import zlib
 
 import pytest
 
@@ -30,6 +31,7 @@ def test_a_stream_goes_on_with_the_next_token_in_the_same_generation() -> None:
     world.say(uid, "time")
     world.finish(uid, prompt_tokens=4, completion_tokens=4)
 
+    assert again.crc32 == zlib.crc32(b"Once upon a ")
     assert (again.uid, again.generated, again.messages) == (uid, (0, 1, 2), world.generated[0].messages)
     messages = world.reply()
     assert world.text() == "Once upon a time"

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -173,6 +174,19 @@ def test_the_next_child_is_told_the_digest_that_the_first_one_computed() -> None
         assert handle.next(Note)[1].text == "digest ''"
         handle.send(generate(1, "die"))
         assert handle.next(Note)[1].text == "digest 'sha256:5e'"
+
+
+def test_a_child_whose_file_is_another_one_than_before_computes_its_digest_itself(tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"one model")
+    command = (sys.executable, "-m", "tests.engine.children.serves")
+    with Handle(replace(LOAD, path=str(file)), command) as handle:
+        for number, known in enumerate(("", "sha256:5e", ""), 1):
+            assert handle.next(Note)[1].text == f"digest '{known}'"
+            handle.next(Ready)
+            if number == 2:
+                file.write_bytes(b"another model")
+            handle.send(generate(1, "die"), child=number)
 
 
 def test_the_last_words_of_an_aborting_child_are_reported() -> None:

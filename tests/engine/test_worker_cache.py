@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,8 +114,9 @@ def test_cached_prefixes_make_way_for_running_requests(fresh: Talk) -> None:
 @pytest.mark.parametrize("given", [1, 7, 20])
 def test_an_answer_goes_on_with_the_next_token(talk: Talk, given: int) -> None:
     whole = talk.say(counting(), max_tokens=32)
-    rest = talk.say(counting(), max_tokens=32, generated=whole.ids[:given])
     before = talk.say(counting(), max_tokens=given)
+    crc32 = zlib.crc32(before.text.encode())
+    rest = talk.say(counting(), max_tokens=32, generated=whole.ids[:given], crc32=crc32)
     assert before.text + rest.text == whole.text
     assert (rest.end.completion_tokens, rest.tokens) == (32, 32 - given)
 
@@ -128,6 +130,15 @@ def test_a_stop_string_that_had_begun_is_found_when_the_answer_goes_on(talk: Tal
         rest = talk.say(counting(), max_tokens=60, stop=[stop], generated=cut.ids[:given])
         assert rest.end.reason == "stop"
         assert cut.text.endswith(rest.text)
+
+
+@pytest.mark.parametrize("ids", [[1000, 2000], [3, 10**6], [-1]], ids=str)
+def test_an_answer_of_another_model_does_not_go_on(talk: Talk, ids: list[int]) -> None:
+    crc32 = zlib.crc32(b"in the words of another vocabulary")
+    end = talk.say(counting(), max_tokens=8, generated=ids, crc32=crc32).end
+    assert (end.reason, end.error, end.completion_tokens) == ("error", "unavailable", len(ids))
+    assert "send the request again" in end.message
+    assert talk.say(counting(), max_tokens=8).end.reason == "length"
 
 
 def test_an_answer_that_was_complete_ends_at_once(talk: Talk) -> None:
