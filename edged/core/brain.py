@@ -124,6 +124,8 @@ class Core:
     def _schedule(self, now: Now) -> None:
         """Give streams to engines with a free place: those that outlived theirs first, then those that wait."""
         courier = self._parts.courier
+        if self._stopped:
+            return
         for alias, engine in self._parts.fleet.items():
             before = len(engine.survivors)
             while (stream := engine.next_survivor()) is not None:
@@ -269,7 +271,7 @@ class Core:
 
     def _drain_on(self, now: Now) -> None:
         """When the grace period is over: cancel what has begun; if the engine does not let go of it, end it without."""
-        begun = self._parts.fleet.begun
+        begun = self._parts.fleet.ending
         if begun and self._drain_until is not None and now.mono >= self._drain_until:
             if not self._letting_go:
                 self._letting_go = True
@@ -280,7 +282,7 @@ class Core:
                 self._parts.fleet.clear()
                 for stream in begun:
                     self._ends.finish(stream, stream.ending or Ending("cancelled"), None, now)
-        if not self._parts.fleet.begun and not self._stopped:
+        if not self._parts.fleet.ending and not self._stopped:
             self._stopped = True
             self._show(now, force=True)
             self._parts.out.do(Stop())

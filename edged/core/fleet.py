@@ -156,6 +156,15 @@ class Fleet:
         return self.running + self.surviving
 
     @property
+    def ending(self) -> list[Stream]:
+        """Every stream that is to end before the node goes.
+
+        Who waits for a model that cannot be loaded is the next daemon's: nothing would come of it here.
+        """
+        waiting = [stream for engine in self._engines.values() if engine.failure is None for stream in engine.survivors]
+        return self.running + waiting
+
+    @property
     def running_per_client(self) -> Counter[str | None]:
         """How many streams of each client are running."""
         return Counter(stream.key.client for stream in self.running)

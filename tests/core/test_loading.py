@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.core.events import Drain, EngineLoading
+from edged.core.events import Drain, EngineLoading, Stop
 from edged.core.settings import ModelSettings
 from edged.wire.errors import ErrorCode
 from tests.core.world import DEFAULTS, World
@@ -119,6 +119,24 @@ def test_so_does_who_comes_from_an_earlier_daemon() -> None:
     assert [later.reply(path)[-1]["finish_reason"] for path in ("r", "waits")] == ["stop", "stop"]
 
 
+def test_a_node_that_shuts_down_leaves_who_waits_for_the_model_to_the_next_daemon() -> None:
+    world = World()
+    world.request("r")
+    world.say(world.generated[0].uid, "par")
+    world.lose("killed", outside=True)
+    world.lose(REASON, error=OOM, retry_in_s=12.8)
+    world.tell(Drain(20))
+    assert sum(isinstance(effect, Stop) for effect in world.effects) == 1
+    assert (world.on("status")[-1]["state"], world.reply()[-1]["type"]) == ("offline", "chunk")
+    world.ready()
+    assert len(world.generated) == 1
+    later = World(before=world)
+    later.say(later.generated[0].uid, "tial")
+    later.finish(later.generated[0].uid)
+
+    assert later.reply()[-1]["text"] == "partial"
+
+
 def test_a_deadline_passes_while_the_model_cannot_be_loaded() -> None:
     world = World()
     world.request("r", {"prompt": "x", "timeout_s": 5})
@@ -175,4 +193,5 @@ def test_a_node_that_shuts_down_says_so_first() -> None:
     world.lose(REASON, error=OOM)
     world.request("r")
 
+    assert world.reply("runs")[-1]["type"] == "accepted"
     assert world.reply()[0]["error"]["code"] == "draining"
