@@ -265,7 +265,7 @@ class Checks:
     def engine_died(self, *, outside: bool, error: ErrorCode | None = None) -> None:
         """The core hears of it, or dies with it: whoever the engine was given.
 
-        No model here cannot be loaded for a minute, so that is the end of nobody but of the first of all requests.
+        That it cannot be loaded ends only what was asked for before it ever was: here it never takes a whole minute.
         """
         if error is not None and not self._patient:
             self.reasons.add(str(error))
