@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import brokers
 
@@ -22,6 +23,10 @@ pytest_plugins = ["tests.fixtures"]
 # A shell starts what it puts into the background with Ctrl-C ignored, and the processes of tests would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# A machine that is busy with other things is no failure.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 StartBroker = Callable[..., brokers.LocalBroker]
 _BROKERS = pytest.StashKey[list[brokers.Broker]]()

@@ -18,7 +18,6 @@ from edged.engine.files import ModelFileError, ModelNotFound, describe, digest, 
 from tests.engine import gguf
 from tests.engine.gguf import Number, Numbers, u32
 from tests.users import somebody_else
-from tests.wire.strategies import unhurried
 
 FULL: list[tuple[str, gguf.Value]] = [
     ("general.architecture", "llama"),
@@ -159,7 +158,6 @@ def test_absurd_lengths_and_types_are_refused(model: Path, data: bytes) -> None:
         describe(write(model, data))
 
 
-@unhurried
 @given(st.data())
 def test_a_damaged_header_is_read_or_refused_and_nothing_else(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

@@ -32,7 +32,6 @@ from edged.engine.protocol import (
     Step,
     encode,
 )
-from tests.wire.strategies import unhurried
 
 Message: TypeAlias = Order | Report
 
@@ -108,7 +107,6 @@ def frame(body: bytes) -> bytes:
     return struct.pack("<I", len(body)) + body
 
 
-@unhurried
 @given(st.lists(_messages, max_size=4), st.data())
 def test_messages_arrive_as_they_were_however_the_stream_is_torn(messages: list[Message], data: st.DataObject) -> None:
     raw = b"".join(map(encode, messages))
@@ -133,7 +131,6 @@ def test_tuples_arrive_as_tuples() -> None:
     assert [type(one) for one in (*step.deltas, *step.prefill)] == [tuple, tuple]
 
 
-@unhurried
 @given(st.lists(st.binary(max_size=200), max_size=5))
 def test_random_bytes_are_refused_or_wait_for_more(pieces: list[bytes]) -> None:
     decoder = Decoder()
@@ -141,7 +138,6 @@ def test_random_bytes_are_refused_or_wait_for_more(pieces: list[bytes]) -> None:
         assert [message for piece in pieces for message in decoder.feed(piece)] == []
 
 
-@unhurried
 @given(st.binary(max_size=200))
 def test_a_frame_of_random_bytes_is_refused(body: bytes) -> None:
     with pytest.raises(ProtocolError, match=f"a frame of {len(body)} bytes that is no message"):
@@ -155,7 +151,6 @@ _json: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-@unhurried
 @given(_messages, _json, st.data())
 def test_a_value_of_another_type_never_gets_through(message: Message, value: Any, data: st.DataObject) -> None:
     """Whatever stands in a field: either it is refused, or it arrives with the type that the field has."""

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from edged.engine.sequence import State
 from tests.engine.simulated import Machine, sequence
-from tests.wire.strategies import unhurried
 
 TARGET_S = 0.1
 
@@ -62,7 +61,6 @@ def test_a_long_prompt_goes_on_while_short_ones_keep_coming() -> None:
     assert uid <= 2 + 2000 // 32 + 1, "half of each step is the long one's"
 
 
-@unhurried
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=8), st.integers(8, 64))
 def test_prompts_fill_the_step_and_the_first_has_its_half(prompts: list[int], batch: int) -> None:
     machine = Machine(cells=10_000, slots=8, batch=batch)

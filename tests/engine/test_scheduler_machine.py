@@ -9,7 +9,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from edged.engine.sequence import Sequence
 from tests.engine.simulated import Machine, sequence, token
-from tests.wire.strategies import unhurried
 
 
 class Requests(RuleBasedStateMachine):
@@ -190,4 +189,4 @@ class Requests(RuleBasedStateMachine):
 
 
 TestRequests = pytest.mark.timeout(120)(Requests.TestCase)
-TestRequests.settings = settings(unhurried, max_examples=60, stateful_step_count=30)
+TestRequests.settings = settings(max_examples=60, stateful_step_count=30)

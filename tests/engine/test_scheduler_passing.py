@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from edged.engine.sequence import Sequence
 from tests.engine.simulated import Machine, sequence
-from tests.wire.strategies import unhurried
 
 
 def waiting_for_room(machine: Machine, first: int, *late: Sequence) -> Machine:
@@ -113,7 +112,6 @@ def test_the_first_is_not_passed_for_ever() -> None:
 sizes = st.tuples(st.integers(1, 120), st.integers(1, 60))
 
 
-@unhurried
 @given(
     cells=st.integers(150, 400),
     sizes_running=st.lists(sizes, min_size=1, max_size=3),

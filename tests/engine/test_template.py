@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from edged.engine.template import ChatTemplate, PromptError
 from tests.engine.families import FAMILIES, GEMMA, LLAMA3, MISTRAL, PHI, QWEN, Family
 from tests.engine.vocabularies import CONTROL, LSTRIP, RSTRIP, USER_DEFINED, Characters
-from tests.wire.strategies import unhurried
 
 Messages = list[tuple[str, str]]
 _families = st.sampled_from(FAMILIES)
@@ -33,7 +32,6 @@ def _with_bos(vocabulary: Characters, tokens: list[int]) -> list[int]:
     return [vocabulary.bos, *tokens] if vocabulary.adds_bos and tokens[:1] != [vocabulary.bos] else tokens
 
 
-@unhurried
 @given(st.data())
 def test_a_benign_conversation_gets_the_tokens_of_the_whole_string(data: st.DataObject) -> None:
     family = data.draw(_families)
@@ -44,7 +42,6 @@ def test_a_benign_conversation_gets_the_tokens_of_the_whole_string(data: st.Data
     assert ChatTemplate(family.source, vocabulary).tokenize(messages) == expected
 
 
-@unhurried
 @given(st.data())
 def test_special_tokens_that_users_write_stay_text(data: st.DataObject) -> None:
     """The control tokens are those of the same conversation without tricks, and every character is there."""
@@ -165,7 +162,6 @@ _parts = st.lists(
 )
 
 
-@unhurried
 @given(_parts, st.sampled_from([0, LSTRIP, RSTRIP, LSTRIP | RSTRIP]), st.sampled_from([0, LSTRIP, RSTRIP]))
 @example(["<x>", " ", ("",), " ", ("",), "\n", "a "], RSTRIP, 0)
 def test_white_space_that_belongs_to_a_token_goes_with_it(parts: list[str | tuple[str]], of_x: int, of_y: int) -> None:

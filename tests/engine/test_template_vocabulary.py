@@ -13,7 +13,6 @@ from edged.engine.model import Vocabulary
 from edged.engine.template import ChatTemplate
 from tests.engine import vocabularies
 from tests.engine.families import PHI
-from tests.wire.strategies import unhurried
 
 #: In the manner of the starter model's.
 CHATML = """\
@@ -55,7 +54,6 @@ def phi_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vocabul
 
 
 @pytest.mark.model
-@unhurried
 @given(messages=_messages)
 def test_on_the_starter_a_benign_conversation_gets_the_tokens_of_the_whole_string(
     starter_vocabulary: Vocabulary, messages: list[tuple[str, str]]
@@ -95,7 +93,6 @@ def test_tokens_of_plain_text_make_up_the_text_again(starter_vocabulary: Vocabul
     assert text(starter_vocabulary, starter_vocabulary.tokenize(prompt)) == prompt
 
 
-@unhurried
 @given(
     messages=st.lists(
         st.tuples(st.sampled_from(["system", "user", "assistant"]), _benign.filter(str.strip)), min_size=1, max_size=4

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.engine.text import TextStream
-from tests.wire.strategies import unhurried
 
 #: Few letters, so that stop strings come by, overlap and nearly come by; of different lengths in UTF-8.
 _letters = st.sampled_from(["a", "b", "🐻"])
@@ -49,7 +48,6 @@ def _held_back(text: str, stops: tuple[str, ...]) -> int:
     return next(n for n in range(len(text), -1, -1) if n == 0 or any(stop.startswith(text[-n:]) for stop in stops))
 
 
-@unhurried
 @given(_utf8(st.text()))
 def test_text_cut_anywhere_comes_out_as_it_was(pieces: list[bytes]) -> None:
     stream = TextStream()
@@ -58,7 +56,6 @@ def test_text_cut_anywhere_comes_out_as_it_was(pieces: list[bytes]) -> None:
     assert stream.end() == ""
 
 
-@unhurried
 @given(_stopped())
 def test_text_ends_at_the_first_stop_string_however_it_is_cut(stopped: tuple[list[bytes], tuple[str, ...]]) -> None:
     pieces, stops = stopped
@@ -68,7 +65,6 @@ def test_text_ends_at_the_first_stop_string_however_it_is_cut(stopped: tuple[lis
     assert stream.stopped == any(stop in text for stop in stops)
 
 
-@unhurried
 @given(_stopped())
 def test_nothing_is_held_back_but_what_may_begin_a_stop_string(stopped: tuple[list[bytes], tuple[str, ...]]) -> None:
     pieces, stops = stopped
@@ -81,7 +77,6 @@ def test_nothing_is_held_back_but_what_may_begin_a_stop_string(stopped: tuple[li
         assert given_out == so_far[: len(so_far) - _held_back(so_far, stops)]
 
 
-@unhurried
 @given(_cut(st.binary(max_size=40)), _stops)
 def test_bytes_that_are_no_utf8_are_passed_over_and_nothing_raises(pieces: list[bytes], stops: tuple[str, ...]) -> None:
     stream, whole = TextStream(stops), TextStream(stops)
@@ -90,7 +85,6 @@ def test_bytes_that_are_no_utf8_are_passed_over_and_nothing_raises(pieces: list[
     assert "\ufffd".encode() in b"".join(pieces) or "\ufffd" not in given_out
 
 
-@unhurried
 @given(_utf8(st.text()), st.binary())
 def test_valid_text_is_untouched_by_nonsense_behind_it(pieces: list[bytes], nonsense: bytes) -> None:
     stream = TextStream()

@@ -118,7 +118,7 @@ class OutboxMachine(RuleBasedStateMachine):
 
 
 TestOutbox = OutboxMachine.TestCase
-TestOutbox.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestOutbox.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def test_what_was_confirmed_is_not_sent_again() -> None:

@@ -1,16 +1,12 @@
-"""Hypothesis strategies for the grammar of the contract, and the settings of their tests."""
+"""Hypothesis strategies for the grammar of the contract."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from edged.wire.topics import Kind, RequestPath, Topics
-
-#: A machine that is busy with other things is no failure.
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 ids = st.from_regex(r"[A-Za-z0-9_.-]{1,64}", fullmatch=True)
 nodes = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True).filter(lambda name: name != "pool")

@@ -29,7 +29,6 @@ from edged.wire import (
     WireError,
     WrongStreamError,
 )
-from tests.wire.strategies import unhurried
 from tests.wire.streams import ID, accepted, chunk, final, progress, reasoning, refused, tool_call, unknown
 
 Message: TypeAlias = Reply | Unknown
@@ -292,11 +291,10 @@ class ReassemblerMachine(RuleBasedStateMachine):
         assert self.completed
 
 
-ReassemblerMachine.TestCase.settings = settings(unhurried, max_examples=150, stateful_step_count=25)
+ReassemblerMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=25)
 TestReassembler: type[Any] = ReassemblerMachine.TestCase
 
 
-@unhurried
 @given(stream=streams(with_calls=False), data=st.data())
 def test_a_falsified_text_is_never_a_result(stream: list[Message], data: st.DataObject) -> None:
     """Someone changes one character of one chunk: whatever the order, the result is the truth or there is none."""

@@ -27,7 +27,7 @@ from edged.wire import (
     parse_reply,
     parse_status,
 )
-from tests.wire.strategies import json_values, unhurried
+from tests.wire.strategies import json_values
 from tests.wire.streams import accepted, chunk, final, progress, reasoning, refused, tool_call
 
 EVERY_TYPE: list[Reply] = [
@@ -156,7 +156,6 @@ def test_what_is_no_json_object_is_a_wire_error(payload: bytes) -> None:
         parse_reply(payload)
 
 
-@unhurried
 @given(payload=st.binary(max_size=60) | json_values.map(lambda value: json.dumps(value).encode()))
 def test_any_other_bytes_are_a_wire_error(payload: bytes) -> None:
     for parse in (parse_reply, parse_status):
@@ -164,7 +163,6 @@ def test_any_other_bytes_are_a_wire_error(payload: bytes) -> None:
             parse(payload)
 
 
-@unhurried
 @given(fields=st.dictionaries(st.sampled_from(["type", "id", "gen", "seq", "ts", "text", "n"]), json_values))
 def test_any_json_object_is_a_message_or_a_wire_error(fields: dict[str, Any]) -> None:
     try:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edged.wire import ErrorCode, Message, Request, RequestError, parse_control, parse_request
 from edged.wire.request import MAX_MESSAGES, MAX_SEED, NOT_YET
-from tests.wire.strategies import json_values, unhurried
+from tests.wire.strategies import json_values
 
 MAX = 100_000
 HELLO = [{"role": "user", "content": "hello"}]
@@ -34,7 +34,6 @@ def test_text_that_does_not_start_with_a_brace_is_the_prompt(text: str) -> None:
     assert parse_request(text.encode(), max_bytes=MAX) == Request(prompt=text)
 
 
-@unhurried
 @given(text=st.text(min_size=1))
 def test_any_other_text_is_the_prompt_as_it_stands(text: str) -> None:
     assume(not text.lstrip().startswith("{") and not text.startswith("\ufeff"))
@@ -310,7 +309,6 @@ def test_null_means_absent_where_a_field_has_no_default_of_the_contract() -> Non
     assert request(id=None, max_tokens=None, messages=None, metadata=None) == Request(prompt="hello")
 
 
-@unhurried
 @given(payload=st.binary(max_size=200), start=st.sampled_from([b"", b"{", b'{"prompt":"']))
 def test_any_bytes_are_a_request_or_a_request_error(payload: bytes, start: bytes) -> None:
     for error in errors_of(start + payload, max_bytes=150):
@@ -318,7 +316,6 @@ def test_any_bytes_are_a_request_or_a_request_error(payload: bytes, start: bytes
         assert error.message
 
 
-@unhurried
 @given(
     fields=st.dictionaries(
         st.sampled_from([*Request.model_fields, *NOT_YET]) | st.text(max_size=5), json_values, max_size=5

@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from edged.wire import Error, ErrorCode, Event, ModelCard, Queue, Request, RequestError, Status, parse_request
 from edged.wire.messages import Metrics, NodeMetrics
 from edged.wire.schema import main, rendered, schemas
-from tests.wire.strategies import unhurried
 from tests.wire.streams import accepted, chunk, final, progress, reasoning, refused, tool_call, unknown
 
 CHECKED_IN = Path(__file__).parents[2] / "docs" / "schema"
@@ -240,7 +239,6 @@ _values = (
 )
 
 
-@unhurried
 @given(
     request_=st.dictionaries(
         st.sampled_from([*Request.model_fields, "prompt", "messages", "raw", "system", "preset", "x"]),

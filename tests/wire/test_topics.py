@@ -7,7 +7,7 @@ from paho.mqtt.client import topic_matches_sub
 
 from edged.wire import RequestPath, TopicError, Topics, check_publishable, check_reply_topic, is_id, matches
 from edged.wire.topics import DEFAULT_ROOT, INPUT_KINDS, MAX_REPLY_TOPIC_BYTES, Address, Kind
-from tests.wire.strategies import all_topics, ids, kinds_with_path, paths, unhurried
+from tests.wire.strategies import all_topics, ids, kinds_with_path, paths
 
 KITCHEN = Topics("pi-kitchen")
 DEFAULT_ALLOWED = ("reply/#", "edged/v1/pi-kitchen/reply/#")
@@ -48,13 +48,11 @@ def test_presence_topics() -> None:
     assert KITCHEN.events == "edged/v1/pi-kitchen/events"
 
 
-@unhurried
 @given(topics=all_topics, kind=kinds_with_path, path=paths)
 def test_what_is_built_reads_back_the_same(topics: Topics, kind: Kind, path: RequestPath) -> None:
     assert topics.parse(topics.of(kind, path)) == Address(kind, path)
 
 
-@unhurried
 @given(
     rest=st.lists(st.one_of(ids, st.sampled_from([*Kind, "", "+", "#", "a b", "x" * 65])), max_size=5).map("/".join),
     prefix=st.sampled_from(["edged/v1/pi-kitchen", "edged/v1/pi-kitchen/", "edged/v1/pi", "edged/v1/", ""]),
@@ -68,7 +66,6 @@ def test_what_reads_is_built_the_same_and_all_else_is_a_topic_error(prefix: str,
     assert KITCHEN.of(address.kind, address.path) == topic
 
 
-@unhurried
 @given(topics=all_topics, kind=kinds_with_path, path=paths)
 def test_one_subscription_takes_in_every_path_of_a_kind_and_no_other_kind(
     topics: Topics, kind: Kind, path: RequestPath
@@ -189,7 +186,6 @@ def test_the_longest_reply_topic_has_512_bytes() -> None:
         check_publishable("é" * (MAX_REPLY_TOPIC_BYTES // 2) + "x")
 
 
-@unhurried
 @given(topic=st.text(st.characters(exclude_categories=[]), max_size=30))
 def test_any_text_is_publishable_or_a_topic_error(topic: str) -> None:
     try:
@@ -211,7 +207,6 @@ _filter = st.builds(
 ).filter(bool) | st.just("#")
 
 
-@unhurried
 @given(topic_filter=_filter, topic=_topic)
 def test_filters_match_as_paho_says(topic_filter: str, topic: str) -> None:
     assert matches(topic_filter, topic) == topic_matches_sub(topic_filter, topic)

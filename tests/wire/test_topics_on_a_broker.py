@@ -10,7 +10,6 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from edged.wire import TopicError, check_publishable, matches
 from tests.brokers import Broker
-from tests.wire.strategies import unhurried
 
 pytestmark = pytest.mark.broker
 PREFIX = "wire-topics"
@@ -27,7 +26,7 @@ def _publishable(topic: str) -> bool:
 _text = st.text(st.characters(exclude_categories=["Cs"]).filter(lambda c: _publishable("x" + c)), max_size=20)
 
 
-@settings(unhurried, max_examples=10)
+@settings(max_examples=10)
 @given(rests=st.lists(_text, min_size=20, max_size=40))
 def test_a_topic_that_passes_the_check_does_not_cost_the_connection(broker: Broker, rests: list[str]) -> None:
     topics = [f"{PREFIX}/{rest}" for rest in rests]
