@@ -200,8 +200,8 @@ class Core:
             self._parts.courier.keep(stream.standing(begun=False))
         for stream, ending in ends:
             self._ends.finish(stream, ending, None, now)
-        if engine.failure is not None and engine.gives_up:
-            error = engine.failure.error(now)
+        if (failure := engine.given_up) is not None:
+            error = failure.error(now)
             for stream in [*engine.survivors, *(s for s in self._parts.queue if s.model == event.model)]:
                 self._ends.cancel(stream, Ending("error", error), now)
 

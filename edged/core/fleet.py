@@ -74,9 +74,9 @@ class Engine:
         return self.card.parallel - len(self.running)
 
     @property
-    def gives_up(self) -> bool:
-        """Whether it cannot be loaded, and nobody waits for the next attempt."""
-        return self.failure is not None and self.failure.again_at > self.patient_until
+    def given_up(self) -> Failure | None:
+        """Why it cannot be loaded, where nobody waits for the next attempt; else None."""
+        return self.failure if self.failure is not None and self.failure.again_at > self.patient_until else None
 
     def be_patient(self, now: Now) -> None:
         """Have those who were accepted wait where it cannot be loaded: it could be not long ago."""

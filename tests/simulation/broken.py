@@ -336,7 +336,7 @@ def _(patch: Patch) -> None:
 
 @_broken("nobody waits for a model that cannot be loaded at once")
 def _(patch: Patch) -> None:
-    patch.setattr(Engine, "gives_up", property(lambda self: self.failure is not None))
+    patch.setattr(Engine, "given_up", property(lambda self: self.failure))
 
 
 @_broken("text that waits is not said at the end")
