@@ -7,13 +7,11 @@ connection and every engine have a thread of their own, which only ever put some
 from __future__ import annotations
 
 import logging
-import queue
 import random
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from types import FrameType
 
 import structlog
@@ -25,8 +23,9 @@ from edged.core.brain import Core
 from edged.engine import protocol
 from edged.engine.files import resolve
 from edged.engine.process import EngineProcess, Lost
+from edged.inbox import Control, FromEngine, Inbox, Single, Stop
 from edged.mqtt.connection import Connection
-from edged.mqtt.happenings import Arrived, Confirmed, Ended, Happening, Ready, Refused
+from edged.mqtt.happenings import Arrived, Ended, Happening, Ready, Refused
 from edged.observe.notify import Notifier, watchdog_interval_s
 from edged.observe.status import Status
 from edged.wire.messages import ModelCard
@@ -34,64 +33,12 @@ from edged.wire.topics import Kind
 
 #: How long the last messages may take to reach the broker when the daemon stops, seconds.
 _FAREWELL_S = 5.0
-#: Messages that came in and wait for the core: so many bytes, a message counted with so much besides its payload.
-_INBOX_BYTES, _MESSAGE_BYTES = 4 * 1024 * 1024, 1024
 #: How often the journal forgets some of what is too old, at most, seconds.
 _TIDY_S = 1.0
-#: How long the connection's thread rests while they are more, seconds.
-_FLOOD_PAUSE_S = 0.001
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class _FromEngine:
-    """A report of one model's child process, with the number of the child."""
-
-    model: str
-    child: int
-    report: protocol.Report | Lost
-
-
-@dataclass(frozen=True, slots=True)
-class _Control:
-    """What the connection for control messages tells."""
-
-    happening: Happening
-
-
-@dataclass(slots=True)
-class _Flow:
-    """What came in on one connection and waits for the core, bytes."""
-
-    posted: int = 0  # the connection's thread alone writes it
-    handled: int = 0  # the main thread alone writes it
-
-    @property
-    def waiting(self) -> int:
-        return self.posted - self.handled
-
-    def post(self, happening: Happening) -> None:
-        self.posted += _cost(happening)
-
-    def handle(self, happening: Happening) -> None:
-        self.handled += _cost(happening)
-
-
-def _cost(happening: Happening) -> int:
-    return len(happening.message.payload) + _MESSAGE_BYTES if isinstance(happening, Arrived) else 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """The daemon is asked to end."""
-
-    why: str
-
-
-#: What is decided upon one by one; confirmations are taken in together.
-_Single = Ready | Arrived | Refused | Ended | _Control | _FromEngine | _Stop | events.Synced
-Item = Happening | _Control | _FromEngine | _Stop | events.Synced
 StartEngine = Callable[[protocol.Load, Callable[[int, protocol.Report | Lost], None]], EngineProcess]
 
 
@@ -111,13 +58,11 @@ class Daemon:
 
     def __init__(self, settings: Settings, *, start_engine: StartEngine = EngineProcess) -> None:
         self._settings = settings
-        self._inbox: queue.SimpleQueue[Item] = queue.SimpleQueue()
+        self._inbox = Inbox()
         self._notifier = Notifier()
         self._status = Status((model.alias for model in settings.models), self._notifier.status)
         self._children: dict[str, int] = {}
         self._stops = 0
-        self._requests, self._controls = _Flow(), _Flow()
-        self._left = False
         self._early_ready: Ready | None = None
         self._leave_at: float | None = None
         self._files = {model.alias: resolve(model.path) for model in settings.models}
@@ -141,7 +86,7 @@ class Daemon:
             wiring.broker_settings(settings),
             will=self._core.will(self._now()),
             subscriptions=[topics.filter(kind) for kind in (Kind.REQ, Kind.ASK, Kind.SESSION)],
-            post=lambda happening: self._post(happening, self._requests, happening),
+            post=self._inbox.on_request,
         )
         # Control messages come on a connection of their own, so that they never wait behind requests: neither in the
         # broker's queue nor in the window of what is not acknowledged.
@@ -149,12 +94,11 @@ class Daemon:
             wiring.broker_settings(settings, role="ctl"),
             will=None,
             subscriptions=[topics.filter(Kind.CTL)],
-            post=lambda happening: self._post(_Control(happening), self._controls, happening),
+            post=self._inbox.on_control,
         )
         self._engines = {
             model.alias: start_engine(
-                wiring.load(model, files[model.alias], settings),
-                self._poster(model.alias),
+                wiring.load(model, files[model.alias], settings), self._inbox.of_engine(model.alias)
             )
             for model in settings.models
         }
@@ -180,7 +124,7 @@ class Daemon:
         finally:
             # The order of the end: the broker has heard `offline` by now, from the core. The engines go first, they
             # hold the memory; then a DISCONNECT, so that the broker does not publish the will.
-            self._left = True
+            self._inbox.close()
             for engine in self._engines.values():
                 engine.stop()
             self._control.stop(_FAREWELL_S)
@@ -190,7 +134,7 @@ class Daemon:
 
     def stop(self, why: str = "stop") -> None:
         """End as at a signal: drain, and at once when asked again. For any thread."""
-        self._inbox.put(_Stop(why))
+        self._inbox.put(Stop(why))
 
     def _loop(self) -> None:
         interval = watchdog_interval_s()
@@ -209,18 +153,14 @@ class Daemon:
         """Wait for what comes next, at the longest until the core or the watchdog wants to act."""
         wake = [at for at in (self._core.wake_at(), self._tidy_at, feed_at, self._leave_at) if at is not None]
         timeout = max(0.0, min(wake) - time.monotonic()) if wake else None
-        try:
-            item = self._inbox.get(timeout=timeout)
-        except queue.Empty:
+        confirmed, item = self._inbox.get(timeout)
+        if item is None and not confirmed:
             return [events.Tick()]
-        confirmed: list[events.Published] = []
-        while isinstance(item, Confirmed):  # they come in bursts, and deciding once for all of them is enough
-            confirmed += [event for event in self._connection.handle(item) if isinstance(event, events.Published)]
-            try:
-                item = self._inbox.get_nowait()
-            except queue.Empty:
-                return [events.Confirmations(tuple(confirmed))]
-        return [*([events.Confirmations(tuple(confirmed))] if confirmed else []), *self._events(item)]
+        happened = [event for one in confirmed for event in self._connection.handle(one)]
+        published = tuple(event for event in happened if isinstance(event, events.Published))
+        # They come in bursts, and deciding once for all of them is enough.
+        found: list[events.Event] = [events.Confirmations(published)] if confirmed else []
+        return found if item is None else [*found, *self._events(item)]
 
     def _handle(self, event: events.Event) -> None:
         try:
@@ -273,30 +213,30 @@ class Daemon:
         due = self._journal.tidy(now.wall)
         self._tidy_at = None if due is None else now.mono + max(_TIDY_S, due - now.wall)
 
-    def _events(self, item: _Single) -> list[events.Event]:
+    def _events(self, item: Single) -> list[events.Event]:
         match item:
             case Ready() if not self._control.connections:
                 self._early_ready = item  # nobody is told that we are here before a `cancel` can reach us
                 return []
             case Ready() | Arrived() | Refused() | Ended():
                 self._early_ready = None if isinstance(item, Ended) else self._early_ready
-                self._requests.handle(item)
+                self._inbox.requests.handle(item)
                 happened = self._connection.handle(item)
                 for event in happened:
                     self._tell(event)
                 return happened
-            case _Control(happening):
+            case Control(happening):
                 return self._from_control(happening)
             case events.Synced():
                 return [item]
-            case _FromEngine():
+            case FromEngine():
                 return self._from_engine(item)
-            case _Stop():
+            case Stop():
                 return self._on_stop(item)
 
     def _from_control(self, happening: Happening) -> list[events.Event]:
         """Of this connection only what comes in counts, and that it can."""
-        self._controls.handle(happening)
+        self._inbox.controls.handle(happening)
         happened = self._control.handle(happening)
         waited_for = self._connection.connected or self._early_ready is not None
         if isinstance(happening, Ended) and waited_for:  # else the other one says it already
@@ -314,7 +254,7 @@ class Daemon:
             log.warning("not connected to broker", reason=event.reason)
             self._status.broker(event.reason)
 
-    def _from_engine(self, item: _FromEngine) -> list[events.Event]:
+    def _from_engine(self, item: FromEngine) -> list[events.Event]:
         model, report = item.model, item.report
         match report:
             case protocol.Step():
@@ -347,7 +287,7 @@ class Daemon:
             quantisation=ready.quantisation,
         )
 
-    def _on_stop(self, item: _Stop) -> list[events.Event]:
+    def _on_stop(self, item: Stop) -> list[events.Event]:
         self._stops += 1
         if self._stops > 1:
             log.warning("leaving at once", why=item.why)
@@ -362,16 +302,6 @@ class Daemon:
     def _healthy(self) -> bool:
         """What the watchdog is fed by; the core is alive where this is asked."""
         return self._connection.alive and all(engine.alive for engine in self._engines.values())
-
-    def _post(self, item: Happening | _Control, flow: _Flow, happening: Happening) -> None:
-        """From a connection's thread. A flood waits here, and so in the broker, instead of in our memory."""
-        while isinstance(happening, Arrived) and flow.waiting > _INBOX_BYTES and not self._left:
-            time.sleep(_FLOOD_PAUSE_S)
-        flow.post(happening)
-        self._inbox.put(item)
-
-    def _poster(self, model: str) -> Callable[[int, protocol.Report | Lost], None]:
-        return lambda child, report: self._inbox.put(_FromEngine(model, child, report))
 
     @contextmanager
     def _signals_to_inbox(self) -> Iterator[None]:

@@ -31,7 +31,7 @@ def answered(node: ScriptedNode, publisher: Listener, listener: Listener) -> boo
 def test_a_flood_is_answered_and_the_inbox_stays_bounded(
     broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch, qos: int
 ) -> None:
-    monkeypatch.setattr("edged.daemon._INBOX_BYTES", 20_000)  # so that the bound is met
+    monkeypatch.setattr("edged.inbox._MOST_BYTES", 20_000)  # so that the bound is met
     node = start_scripted(broker, answer=echo)
     with Listener(broker.host, broker.port) as publisher:
         for i in range(COUNT):
@@ -39,13 +39,13 @@ def test_a_flood_is_answered_and_the_inbox_stays_bounded(
         with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
             wait_until(lambda: answered(node, publisher, listener), "the node serves again", 30)
 
-    assert node.daemon._requests.posted == node.daemon._requests.handled > 0
+    assert node.daemon._inbox.requests.posted == node.daemon._inbox.requests.handled > 0
 
 
 def test_one_message_over_the_inboxs_bound_is_not_stuck(
     broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edged.daemon._INBOX_BYTES", 100)
+    monkeypatch.setattr("edged.inbox._MOST_BYTES", 100)
     node = start_scripted(broker, answer=echo)
     with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
         for name in ("a", "b"):
@@ -56,12 +56,12 @@ def test_one_message_over_the_inboxs_bound_is_not_stuck(
 def test_stopping_in_the_middle_of_a_flood(
     broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edged.daemon._INBOX_BYTES", 1)
+    monkeypatch.setattr("edged.inbox._MOST_BYTES", 1)
     node = start_scripted(broker, answer=echo)
     with Listener(broker.host, broker.port) as publisher:
         for i in range(500):
             publisher.publish(f"{node.base}/ask/f{i}", "hello", qos=0)
-    wait_until(lambda: node.daemon._requests.handled > 0, "the flood has begun")
+    wait_until(lambda: node.daemon._inbox.requests.handled > 0, "the flood has begun")
 
     node.stop()
 
@@ -83,11 +83,12 @@ def test_a_cancel_gets_through_while_requests_wait_at_the_broker(
 def test_a_flood_of_control_messages_stays_bounded(
     broker: Broker, start_scripted: StartScripted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edged.daemon._INBOX_BYTES", 20_000)
+    monkeypatch.setattr("edged.inbox._MOST_BYTES", 20_000)
     node = start_scripted(broker, answer=echo)
     with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
         for i in range(300):
             listener.publish(f"{node.base}/ctl/c{i}", "x" * 5000, qos=0)
         listener.publish(f"{node.base}/ask/last", "hello")
         assert listener.final("last")["text"] == "fine"
-    wait_until(lambda: node.daemon._controls.handled == node.daemon._controls.posted > 0, "all of it is handled")
+    controls = node.daemon._inbox.controls
+    wait_until(lambda: controls.handled == controls.posted > 0, "all of it is handled")
