@@ -9,22 +9,15 @@ import os
 import re
 import socket
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from edged.config.errors import ConfigError
 from edged.config.kinds import Alias, Host, NodeName, OptionalFile, OptionalText, Text, TopicFilter, TopicRoot, Version
-from edged.wire.request import MAX_STOP, SamplingFields, StopString
+from edged.config.section import Section, key, sampling
+from edged.wire.request import MAX_STOP, StopString
 from edged.wire.topics import DEFAULT_ROOT, RESERVED_NODE, Topics
 
 #: The registered ports of MQTT without and with TLS.
@@ -35,24 +28,6 @@ CREDENTIAL = "mqtt-password"
 MAX_PASSWORD_BYTES = 65535
 #: Leaves room for the longest node name, client and id in the 512 bytes that a reply topic may have.
 MAX_ROOT = 256
-
-
-def _key(default: Any, text: str, *, unit: str = "", shown: str = "", **bounds: Any) -> Any:
-    """A setting; a callable default is called each time.
-
-    `shown` stands in the documentation where the default is found out on the spot.
-    """
-    extra: dict[str, Any] = {"unit": unit, "shown": shown}
-    if callable(default):
-        return Field(default_factory=default, description=text, json_schema_extra=extra, **bounds)
-    return Field(default, description=text, json_schema_extra=extra, **bounds)
-
-
-def _sampling(name: str, default: Any) -> Any:
-    """The default of a sampling parameter; its meaning and bounds are the request's (edged.wire.request)."""
-    field = SamplingFields.model_fields[name]
-    limits = {n: getattr(m, n) for m in field.metadata for n in ("ge", "gt", "le", "lt") if hasattr(m, n)}
-    return _key(default, field.description or "", **limits)
 
 
 def default_node_name() -> str:
@@ -68,51 +43,39 @@ def credential() -> Path | None:
     return path if path is not None and path.is_file() else None
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, hide_input_in_errors=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """For Python `true` is 1; `port = true` is a mistake."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation in (int, float):
-            raise ValueError(f"{str(value).lower()} is not a number")
-        return value
-
-
-class Node(_Section):
+class Node(Section):
     """This daemon among others."""
 
-    name: NodeName = _key(
+    name: NodeName = key(
         default_node_name,
         "Name of this node in its topics: 1 to 64 of A-Z a-z 0-9 _ -, and not pool.",
         shown="the host name, other characters replaced by -",
     )
 
 
-class Mqtt(_Section):
+class Mqtt(Section):
     """The broker, and what may be said where."""
 
-    host: Host = _key("localhost", "Host name or address of the broker.")
-    port: int = _key(PORT, f"TCP port of the broker; {TLS_PORT} where tls is on and no port is set.", ge=1, le=65535)
-    version: Version = _key(
+    host: Host = key("localhost", "Host name or address of the broker.")
+    port: int = key(PORT, f"TCP port of the broker; {TLS_PORT} where tls is on and no port is set.", ge=1, le=65535)
+    version: Version = key(
         5, "Version of MQTT to speak. 3.1.1 has no expiry, no Response Topic and no reasons for refusals."
     )
-    username: OptionalText = _key(None, "User name for the broker; empty for none.", max_length=1024)
-    password_file: OptionalFile = _key(
+    username: OptionalText = key(None, "User name for the broker; empty for none.", max_length=1024)
+    password_file: OptionalFile = key(
         None,
         "File that holds the password, one line, readable by the daemon alone. Empty: "
         f"$CREDENTIALS_DIRECTORY/{CREDENTIAL} where systemd provides it, else no password. Needs username.",
     )
-    topic_root: TopicRoot = _key(DEFAULT_ROOT, "First levels of all topics.", max_length=MAX_ROOT)
-    reply_topics: Annotated[tuple[TopicFilter, ...], Field(max_length=100)] = _key(
+    topic_root: TopicRoot = key(DEFAULT_ROOT, "First levels of all topics.", max_length=MAX_ROOT)
+    reply_topics: Annotated[tuple[TopicFilter, ...], Field(max_length=100)] = key(
         ("reply/#", "{root}/{node}/reply/#"),
         "Topic filters: a reply may be sent to what matches one of them. {root} and {node} are filled in.",
     )
-    keepalive_s: int = _key(
+    keepalive_s: int = key(
         30, "How often the connection is proved to be alive when it is idle.", unit="s", ge=5, le=3600
     )
-    session_expiry_s: int = _key(
+    session_expiry_s: int = key(
         86_400,
         "How long the broker keeps requests for this node while it is away; 0 = not at all. MQTT 3.1.1 knows no time: "
         "the broker keeps them as long as it likes.",
@@ -120,12 +83,12 @@ class Mqtt(_Section):
         ge=0,
         le=2**32 - 2,
     )
-    tls: bool = _key(False, "Encrypt the connection and verify the broker's certificate.")
-    ca_file: OptionalFile = _key(
+    tls: bool = key(False, "Encrypt the connection and verify the broker's certificate.")
+    ca_file: OptionalFile = key(
         None, "File of the authorities that vouch for the broker, PEM; empty for the system's own."
     )
-    cert_file: OptionalFile = _key(None, "File of this node's certificate, PEM, where the broker asks for one.")
-    key_file: OptionalFile = _key(None, "File of the certificate's private key, PEM, without a passphrase.")
+    cert_file: OptionalFile = key(None, "File of this node's certificate, PEM, where the broker asks for one.")
+    key_file: OptionalFile = key(None, "File of the certificate's private key, PEM, without a passphrase.")
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
@@ -171,43 +134,41 @@ class Mqtt(_Section):
         return SecretStr(text)
 
 
-class Defaults(_Section):
+class Defaults(Section):
     """What a request that does not say otherwise is generated with."""
 
-    max_tokens: int = _sampling("max_tokens", 512)
-    temperature: float = _sampling("temperature", 0.8)
-    top_p: float = _sampling("top_p", 0.95)
-    top_k: int = _sampling("top_k", 40)
-    min_p: float = _sampling("min_p", 0.05)
-    repeat_penalty: float = _sampling("repeat_penalty", 1.0)
-    presence_penalty: float = _sampling("presence_penalty", 0.0)
-    frequency_penalty: float = _sampling("frequency_penalty", 0.0)
-    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP)] = _sampling("stop", ())
-    system: OptionalText = _key(None, "System prompt of requests that bring none; empty for the model's own.")
+    max_tokens: int = sampling("max_tokens", 512)
+    temperature: float = sampling("temperature", 0.8)
+    top_p: float = sampling("top_p", 0.95)
+    top_k: int = sampling("top_k", 40)
+    min_p: float = sampling("min_p", 0.05)
+    repeat_penalty: float = sampling("repeat_penalty", 1.0)
+    presence_penalty: float = sampling("presence_penalty", 0.0)
+    frequency_penalty: float = sampling("frequency_penalty", 0.0)
+    stop: Annotated[tuple[StopString, ...], Field(max_length=MAX_STOP)] = sampling("stop", ())
+    system: OptionalText = key(None, "System prompt of requests that bring none; empty for the model's own.")
 
 
-class Model(_Section):
+class Model(Section):
     """One model. Repeat the section for more; the first one serves requests that name none."""
 
-    alias: Alias = _key(
-        "", "What requests call it: 1 to 64 of A-Z a-z 0-9 _ . -", shown="the file's name without .gguf"
-    )
-    path: Text = _key("starter", "A GGUF file; or starter, the small model that pip installs.", min_length=1)
-    context: int = _key(
+    alias: Alias = key("", "What requests call it: 1 to 64 of A-Z a-z 0-9 _ . -", shown="the file's name without .gguf")
+    path: Text = key("starter", "A GGUF file; or starter, the small model that pip installs.", min_length=1)
+    context: int = key(
         4096,
         "Size of the KV cache, shared by all that run at the same time; also the most that one request may use.",
         unit="tokens",
         ge=64,
         le=2**20,
     )
-    parallel: int = _key(8, "How many requests are generated at the same time.", ge=1, le=128)
-    threads: int = _key(
+    parallel: int = key(8, "How many requests are generated at the same time.", ge=1, le=128)
+    threads: int = key(
         0, "CPU threads, at most; 0 = one for each physical core. More than that is slower.", ge=0, le=512
     )
-    gpu_layers: int = _key(
+    gpu_layers: int = key(
         0, "How many of the model's layers go to the GPU, where llama.cpp was built for one.", ge=0, le=9999
     )
-    ubatch: int = _key(
+    ubatch: int = key(
         64,
         "How many tokens of prompts llama.cpp computes at once. More needs more memory; what is fastest, edged tune "
         "finds out.",
@@ -215,14 +176,14 @@ class Model(_Section):
         ge=8,
         le=512,
     )
-    flash_attention: Literal["auto", "on", "off"] = _key(
+    flash_attention: Literal["auto", "on", "off"] = key(
         "auto", "The kernel that computes the attention: faster for many long answers at once, slower for some models."
     )
-    kv_type: Literal["f16", "q8_0"] = _key(
+    kv_type: Literal["f16", "q8_0"] = key(
         "f16",
         "Type of the numbers in the KV cache. q8_0 needs about half of the memory and flash attention.",
     )
-    prefix_cache: bool = _key(
+    prefix_cache: bool = key(
         True,
         "Keep what was computed of a client's requests in the KV cache while there is room, so that its next request "
         "which begins alike starts sooner. The system prompt below is kept for all clients.",
@@ -246,10 +207,10 @@ class Model(_Section):
         return self
 
 
-class Engine(_Section):
+class Engine(Section):
     """How the models' processes share the machine's time."""
 
-    itl_target_ms: float = _key(
+    itl_target_ms: float = key(
         50,
         "While answers are running, the prompts of new ones are worked off in pieces so small that the gap between "
         "two tokens stays under this. Larger: new requests begin sooner, running ones are slower meanwhile.",
@@ -257,7 +218,7 @@ class Engine(_Section):
         ge=5,
         le=10_000,
     )
-    yield_threads: bool = _key(
+    yield_threads: bool = key(
         True,
         "While other programs want the cores, compute with fewer threads: they wait for each other, and one that has "
         "no core holds up the others. A request with a seed that runs alone gets all threads even so, because their "
@@ -265,50 +226,50 @@ class Engine(_Section):
     )
 
 
-class Stream(_Section):
+class Stream(Section):
     """How tokens become messages."""
 
-    flush_ms: float = _key(
+    flush_ms: float = key(
         40, "Text is rolled up for at most so long; the first leaves at once.", unit="ms", ge=0, le=5000
     )
-    flush_tokens: int = _key(32, "Text is sent when so many tokens have been rolled up.", unit="tokens", ge=1, le=1024)
-    max_waiting: int = _key(
+    flush_tokens: int = key(32, "Text is sent when so many tokens have been rolled up.", unit="tokens", ge=1, le=1024)
+    max_waiting: int = key(
         8,
         "Messages of one stream that the broker has not confirmed, before chunks grow instead.",
         unit="messages",
         ge=1,
         le=1000,
     )
-    max_pause_s: float = _key(300, "A paused answer goes on by itself after so long.", unit="s", ge=1, le=86_400)
+    max_pause_s: float = key(300, "A paused answer goes on by itself after so long.", unit="s", ge=1, le=86_400)
 
 
-class Limits(_Section):
+class Limits(Section):
     """What is refused, so that nothing grows without bound."""
 
-    max_queue: int = _key(
+    max_queue: int = key(
         256, "Requests that may wait; more are refused as overloaded.", unit="requests", ge=1, le=10_000
     )
-    max_queue_per_client: int = _key(128, "Requests of one client that may wait.", unit="requests", ge=1, le=10_000)
-    max_payload: int = _key(2**18, "Size of a request.", unit="bytes", ge=16, le=2**24)
-    max_tokens: int = _key(4096, "The most tokens that a request may ask for.", unit="tokens", ge=1, le=2**20)
-    timeout_s: float = _key(
+    max_queue_per_client: int = key(128, "Requests of one client that may wait.", unit="requests", ge=1, le=10_000)
+    max_payload: int = key(2**18, "Size of a request.", unit="bytes", ge=16, le=2**24)
+    max_tokens: int = key(4096, "The most tokens that a request may ask for.", unit="tokens", ge=1, le=2**20)
+    timeout_s: float = key(
         600, "The most time that a request may take, from its arrival to its end.", unit="s", ge=0.1, le=7 * 86_400
     )
 
 
-class Journal(_Section):
+class Journal(Section):
     """What survives a restart: the requests that were accepted, and what was said to them."""
 
-    enabled: bool = _key(
+    enabled: bool = key(
         True,
         "Keep the journal in a file. false: in memory, so that a restart of the daemon loses what it had accepted.",
     )
-    path: OptionalFile = _key(
+    path: OptionalFile = key(
         None,
         "File of the journal; the number of the boot is kept beside it. Empty: journal.db in $STATE_DIRECTORY under "
         "systemd, else in edged/ under $XDG_STATE_HOME or ~/.local/state.",
     )
-    keep_s: int = _key(
+    keep_s: int = key(
         600,
         "How long an answered request is remembered, so that it can be asked for again; also the Message Expiry of "
         "replies.",
@@ -316,7 +277,7 @@ class Journal(_Section):
         ge=1,
         le=30 * 86_400,
     )
-    max_size: int = _key(
+    max_size: int = key(
         64 * 2**20,
         "Size of the journal. When it is full, the oldest answered requests are forgotten before their time; where "
         "that is not enough, nothing is accepted until there is room.",
@@ -344,18 +305,18 @@ class Journal(_Section):
         return home / "edged" / "journal.db"
 
 
-class Service(_Section):
+class Service(Section):
     """The life of the daemon."""
 
-    grace_s: float = _key(20, "On SIGTERM, answers that are running may finish for so long.", unit="s", ge=0, le=3600)
-    metrics_s: float = _key(60, "Interval of the metrics topic; 0 = off.", unit="s", ge=0, le=86_400)
+    grace_s: float = key(20, "On SIGTERM, answers that are running may finish for so long.", unit="s", ge=0, le=3600)
+    metrics_s: float = key(60, "Interval of the metrics topic; 0 = off.", unit="s", ge=0, le=86_400)
 
 
-class Log(_Section):
+class Log(Section):
     """What the daemon writes to stderr. Never prompts, answers or passwords."""
 
-    level: Literal["debug", "info", "warning", "error"] = _key("info", "The least that is written.")
-    format: Literal["auto", "console", "json"] = _key(
+    level: Literal["debug", "info", "warning", "error"] = key("info", "The least that is written.")
+    format: Literal["auto", "console", "json"] = key(
         "auto", "For people, or one JSON object a line; auto = console on a terminal, else json."
     )
 
