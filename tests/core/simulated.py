@@ -17,6 +17,11 @@ def answer(prompt: str, length: int) -> list[str]:
     return [f"{prompt}{i}{_PIECES[i % len(_PIECES)]}" for i in range(length)]
 
 
+def text(prompt: str, length: int) -> str:
+    """The same, in one piece."""
+    return "".join(answer(prompt, length))
+
+
 def token(prompt: str, index: int) -> int:
     """The id of one of its tokens."""
     return 1000 * len(prompt) + 31 * index + ord(prompt[0])

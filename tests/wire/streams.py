@@ -1,4 +1,4 @@
-"""Messages of a reply stream, short to write. Every stream is of request `k1`."""
+"""Messages of a reply stream, short to write, and what becomes of them. Every stream is of request `k1`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,18 @@ from typing import Any
 from edged.wire import (
     Accepted,
     Chunk,
+    Completed,
     Error,
     ErrorCode,
     Final,
     FinishReason,
+    Gap,
     Progress,
     Reasoning,
+    Reassembler,
+    Reply,
+    Result,
+    StreamEvent,
     ToolCall,
     Unknown,
     Usage,
@@ -89,3 +95,20 @@ def answer(*texts: str, gen: int = 1, include: bool = False) -> list[Accepted | 
     """A whole stream: accepted, one chunk per text, final."""
     chunks = [chunk(seq, text, gen=gen) for seq, text in enumerate(texts, 1)]
     return [accepted(gen=gen), *chunks, final(len(texts) + 1, "".join(texts), gen=gen, include=include)]
+
+
+def feed(stream: Reassembler, *messages: Reply | Unknown) -> list[StreamEvent]:
+    """What some messages bring, one after the other."""
+    return [event for message in messages for event in stream.feed(message)]
+
+
+def result_of(events: list[StreamEvent]) -> Result:
+    """The result of a stream that has just completed, as its last event and only once."""
+    (completed,) = [event for event in events if isinstance(event, Completed)]
+    assert events[-1] is completed
+    return completed.result
+
+
+def gaps(events: list[StreamEvent]) -> list[tuple[int, int]]:
+    """First and last number of each gap that was told."""
+    return [(event.first, event.last) for event in events if isinstance(event, Gap)]
