@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from edged.engine.process import EngineProcess, Lost
-from edged.engine.protocol import Load, Order, Report
+from edged.engine.protocol import Generate, Load, Order, Report
 from edged.engine.watch import Patience
 
 #: Until then whatever a test waits for has to have happened, also on a machine that is busy; seconds.
@@ -20,6 +20,10 @@ PATIENCE_S = 60.0
 #: before it has been given enough time for anything else.
 IMPATIENT = Patience(look_s=0.05, still_s=1.0, step_s=1.5, steps=3.0, first_s=2.0, between_s=2.0, loading_s=1.5)
 R = TypeVar("R")
+#: Where the children's modules are found.
+ROOT = Path(__file__).parents[2]
+#: What those load that have no model.
+LOAD = Load(path="scripted")
 
 
 class Handle:
@@ -79,3 +83,25 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def child(name: str, *arguments: str, patience: Patience = Patience()) -> Handle:  # noqa: B008 - frozen
+    """An engine whose child is one of the scripts beside this file."""
+    return Handle(LOAD, (sys.executable, "-m", f"tests.engine.children.{name}", *arguments), patience)
+
+
+def generate(uid: int, prompt: str) -> Generate:
+    """The order for a request of which only the prompt matters."""
+    return Generate(
+        uid=uid,
+        prompt=prompt,
+        max_tokens=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        min_p=0.0,
+        seed=0,
+        repeat_penalty=1.0,
+        presence_penalty=0.0,
+        frequency_penalty=0.0,
+    )

@@ -11,9 +11,8 @@ from edged.engine.process import Lost
 from edged.engine.protocol import Cancel, Hold, Load, Note, Ready, Release, Step
 from edged.engine.sequence import Timing
 from edged.testing import ScriptedEngine
-from tests.engine.handles import IMPATIENT, Handle, until
+from tests.engine.handles import IMPATIENT, ROOT, Handle, child, generate, until
 from tests.engine.talk import Talk, counted, counting
-from tests.engine.test_process import ROOT, child, generate
 
 # --- figures ---
 
