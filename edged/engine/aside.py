@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from edged.engine.batch import Batch
 from edged.engine.context import Cells, Context, DecodeError
+from edged.engine.heap import trim
 from edged.engine.model import Model, ModelError
 from edged.engine.sequence import Sequence
 
@@ -127,6 +128,7 @@ class Aside:
         self._thread.join()
         if self._context is not None:
             self._context.close()
+            trim()
         os.close(self.event)
 
     def _run(self) -> None:

@@ -17,6 +17,7 @@ from edged.engine.channel import Channel
 from edged.engine.child import belong_to_parent
 from edged.engine.context import ABORTED, NO_ROOM, DecodeError
 from edged.engine.files import digest
+from edged.engine.heap import keep_less_than
 from edged.engine.memory import shortage
 from edged.engine.model import LogTap, Model, ModelError, offloads
 from edged.engine.prefiller import Prefiller
@@ -31,6 +32,8 @@ from edged.engine.text import TextStream
 from edged.engine.threads import Threads
 from edged.engine.unsent import Unsent
 
+#: What is freed in pieces of so many bytes is not kept: contexts come and go. No token needs as much anew.
+_LARGE = 1024 * 1024
 #: Least change of the load's progress that is reported.
 _LOADING_STEP = 0.05
 #: Tokens of the prompt by which the model is tried when it is loaded.
@@ -383,6 +386,7 @@ def serve(channel: Channel, pulse: Pulse) -> int:
 def main(argv: list[str]) -> int:
     """Entry point of the child; its arguments are the numbers of the inherited page and socket."""
     belong_to_parent()
+    keep_less_than(_LARGE)
     pulse = Pulse(int(argv[1]))
     with socket.socket(fileno=int(argv[2])) as sock:
         try:

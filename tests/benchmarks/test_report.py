@@ -48,7 +48,11 @@ GOOD: dict[str, Outcome] = {
     ),
     "cancel": cancel.CancelLatency([40.0, 90.0], [251, 300], 1997, 4),
     "memory": memory.Memory(
-        90 * MIB, 80 * MIB, 50 * MIB, 240 * MIB, 60.0, {"engine": 0.001, "daemon": 0.002, "broker": 0.001}
+        90 * MIB,
+        80 * MIB,
+        {"the streams": {"daemon": 50 * MIB, "engine": 240 * MIB}},
+        60.0,
+        {"engine": 0.001, "daemon": 0.002, "broker": 0.001},
     ),
     "soak": soak.Soak(200, 20, [], 10.0, {"daemon": MIB, "engine": MIB}, {"daemon": MIB, "engine": MIB}),
     "death": death.Death({"SIGKILL": death.Case(8, [], 8, 1.5, 9.0)}),
@@ -100,7 +104,12 @@ def test_every_row_is_as_long_as_its_head(name: str) -> None:
         (ttft.Ttft(65, [ttft.Pairs(1, [120.0], [100.0])], 527, [1000.0], [300.0], [0]), 2),
         (mixed.Mixed({"Q4_1": [mixed.Round(1499, [20.0], [51.0], [51.0], 6500.0, 4000.0, 1.0, MEMORY)]}), 2),
         (cancel.CancelLatency([40.0, 151.0], [251], 1997, 4), 1),
-        (memory.Memory(90 * MIB, 80 * MIB, MIB, 251 * MIB, 60.0, {"engine": 0.004, "daemon": 0.002, "broker": 0.0}), 2),
+        (
+            memory.Memory(
+                MIB, MIB, {"it": {"daemon": 0, "engine": 83 * MIB}}, 60.0, {"engine": 0.004, "daemon": 0.002}
+            ),
+            2,
+        ),
         (soak.Soak(200, 20, ["lost"], 10.0, {}, {}), 1),
         (death.Death({"SIGKILL": death.Case(8, ["request r1 ended with internal"], 7, None, None)}), 1),
     ],

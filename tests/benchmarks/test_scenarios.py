@@ -115,9 +115,11 @@ def test_cancel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_memory(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_TOKENS", 4)
     monkeypatch.setattr(memory, "_QUICK_IDLE_S", 0.5)
+    monkeypatch.setattr(memory, "_QUICK_LONG", (150,))
     told = memory.measure(scene)
     assert told.kv == 30 * 1024 * 3 * (64 + 64) * 2  # SmolLM2-135M: 30 layers, 3 heads of 64 numbers, 2 bytes each
-    assert told.engine > told.file + told.kv
+    assert list(told.resident) == ["the streams", "long prompts"]
+    assert min(told.rest.values()) > 0
     assert told.idle.keys() == {"engine", "daemon", "broker"}
 
 

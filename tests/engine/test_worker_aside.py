@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.machine import resident
 from edged.engine.aside import BLOCK
 from edged.engine.process import Lost
 from edged.engine.protocol import Load
@@ -160,6 +161,23 @@ def test_the_child_ends_at_once_when_the_daemon_goes(plain: Path) -> None:
     until(lambda: not running(pid))
     assert time.monotonic() - began < 5
     assert not [report for _, report in handle.heard if isinstance(report, Lost)]
+
+
+@pytest.mark.model
+def test_the_contexts_in_which_prompts_were_computed_leave_no_memory_behind(starter: Path) -> None:
+    """Each of them has 6 to 23 MiB of cells; glibc would keep 28 MiB after these."""
+    with Handle(loading(starter, flash_attention="auto")) as handle:
+        talk = Talk(handle)
+        assert handle.engine.pid is not None
+        neighbour = talk.ask(counting(), max_tokens=2000)
+        while not talk.answers[neighbour].deltas:
+            talk.listen()
+        before = resident(handle.engine.pid)
+        for start, length in ((100, 60), (200, 200), (300, 130)):
+            talk.finish(begin_aside(talk, counting(start, length=length), max_tokens=2))
+        assert resident(handle.engine.pid) - before < 16 * 2**20
+        talk.cancel(neighbour)
+        talk.finish(neighbour)
 
 
 @pytest.mark.model
