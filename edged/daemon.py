@@ -23,6 +23,7 @@ from edged.core.brain import Core
 from edged.engine import protocol
 from edged.engine.files import resolve
 from edged.engine.process import EngineProcess, Lost
+from edged.heap import keep_less_than
 from edged.inbox import Control, FromEngine, Inbox, Single, Stop
 from edged.mqtt.connection import Connection
 from edged.mqtt.happenings import Arrived, Ended, Happening, Ready, Refused
@@ -31,6 +32,8 @@ from edged.observe.status import Status
 from edged.wire.messages import ModelCard
 from edged.wire.topics import Kind
 
+#: What is freed in pieces of so many bytes is not kept: requests may be large. More than engines say at once.
+_LARGE = 96 * 1024
 #: How long the last messages may take to reach the broker when the daemon stops, seconds.
 _FAREWELL_S = 5.0
 #: How often the journal forgets some of what is too old, at most, seconds.
@@ -334,4 +337,5 @@ def run(settings: Settings) -> int:
     Raises:
         ConfigError, ModelNotFound, TlsError: the node cannot be started as it is configured.
     """
+    keep_less_than(_LARGE)
     return Daemon(settings).run()

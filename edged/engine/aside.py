@@ -18,9 +18,9 @@ from dataclasses import dataclass
 
 from edged.engine.batch import Batch
 from edged.engine.context import Cells, Context, DecodeError
-from edged.engine.heap import trim
 from edged.engine.model import Model, ModelError
 from edged.engine.sequence import Sequence
+from edged.heap import trim
 
 #: So many tokens are computed at once: from so many on llama.cpp's attention takes its quick way.
 BLOCK = 64

@@ -17,7 +17,6 @@ from edged.engine.channel import Channel
 from edged.engine.child import belong_to_parent
 from edged.engine.context import ABORTED, NO_ROOM, DecodeError
 from edged.engine.files import digest
-from edged.engine.heap import keep_less_than
 from edged.engine.memory import shortage
 from edged.engine.model import LogTap, Model, ModelError, offloads
 from edged.engine.prefiller import Prefiller
@@ -31,6 +30,7 @@ from edged.engine.template import ChatTemplate, PromptError
 from edged.engine.text import TextStream
 from edged.engine.threads import Threads
 from edged.engine.unsent import Unsent
+from edged.heap import keep_less_than
 
 #: What is freed in pieces of so many bytes is not kept: contexts come and go. No token needs as much anew.
 _LARGE = 1024 * 1024

@@ -1,4 +1,4 @@
-"""10,000 requests at once: every one gets a final, and the daemon's memory stays bounded."""
+"""Floods of requests: every one gets a final, and the daemon's memory stays bounded."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ pytestmark = pytest.mark.model
 COUNT = 10_000
 #: What the daemon's own process may grow by, KiB. All requests together are 42 MB: they would not fit.
 MOST_KIB = 32 * 1024
+#: Requests of 100 to 250 KB: so many at once, so often. What the daemon may keep of them, KiB; they are 70 MB.
+LARGE, TIMES, KEPT_KIB = 100, 4, 12 * 1024
 
 
 class Finals:
@@ -61,3 +63,19 @@ def test_ten_thousand_requests_at_once(start_broker: StartBroker, start_node: St
     # A message may come twice, but nothing has failed here that would be a reason.
     assert set(finals.by_id.values()) == {1}
     assert peak - before < MOST_KIB, f"{before} KiB before, {peak} KiB at most"
+
+
+def test_of_large_requests_little_memory_is_kept(start_broker: StartBroker, start_node: StartNode) -> None:
+    broker = start_broker(config=BROKER_CONFIG)
+    node = start_node(broker)
+    with Listener(broker.host, broker.port, f"{node.base}/reply/#") as listener:
+        listener.publish(f"{node.base}/ask/first", "hello")
+        listener.final("first")
+        before = resident_kib(node.pid)
+        for turn in range(TIMES):
+            for i in range(LARGE):
+                listener.publish(f"{node.base}/req/r{turn}-{i}", "word " * (20_000 + 300 * i))
+            for i in range(LARGE):
+                assert listener.final(f"r{turn}-{i}")["error"]["code"] == "context_overflow"
+        after = resident_kib(node.pid)
+    assert after - before < KEPT_KIB, f"{before} KiB before, {after} KiB after"

@@ -13,7 +13,7 @@ MIB = 2**20
 CHILD = """
     import ctypes, sys
     from pathlib import Path
-    from edged.engine.heap import keep_less_than, trim
+    from edged.heap import keep_less_than, trim
 
     libc = ctypes.CDLL(None)
     libc.malloc.restype = ctypes.c_void_p
