@@ -22,8 +22,9 @@ from edged.engine.model import Model, ModelError
 from edged.engine.sequence import Sequence
 from edged.heap import trim
 
-#: So many tokens are computed at once: from so many on llama.cpp's attention takes its quick way.
-BLOCK = 64
+#: So many tokens are computed at once. llama.cpp's attention takes its quick way from 64 on. With 128 a prompt of 1,500
+#: was done in 0.95 of the time, with 256 in 0.93; but whoever waits for a turn waits for the end of a block.
+BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _GIVEN = 256
 #: What computing a block needs besides the cells. Bytes; measured with the starter model.
 _COMPUTE = 16 * 1024 * 1024
 #: Blocks of a turn, where others wait for theirs.
-_TURN = 4
+_TURN = 2
 #: In one turn of the worker so much is brought home: as takes this part of a step of those who decode, or seconds where
 #: nobody does.
 _HOME, _HOME_S = 0.2, 0.05
