@@ -151,14 +151,19 @@ def test_where_the_current_cpu_is_unknown_they_stay_where_they_are(other: int, m
         assert os.sched_getaffinity(other) == os.sched_getaffinity(0)
 
 
-@pytest.mark.usefixtures("other")
-def test_where_threads_may_not_be_placed_the_kernel_places_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(_thread: int, _cpus: set[int]) -> None:
+def test_where_threads_may_not_be_placed_the_kernel_places_them(other: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def forbidden(thread: int, _cpus: set[int]) -> None:
+        asked.append(thread)
         raise PermissionError
 
+    monkeypatch.setattr(cores, "_current_cpu", lambda: -1)  # else there is nothing to ask for with a single CPU
     monkeypatch.setattr(os, "sched_setaffinity", forbidden)
     with others_elsewhere():
-        pass
+        assert asked.count(other) == 1
+        assert os.sched_getaffinity(other) == os.sched_getaffinity(0)
+    assert asked.count(other) == 2, "before and after"
 
 
 def test_where_the_threads_are_not_known_they_stay_where_they_are(
