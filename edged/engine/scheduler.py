@@ -234,18 +234,29 @@ class Scheduler:
 
         That one will find room at the latest when enough of those that run have generated all they may. Whoever is done
         by then may pass, and whoever needs no more than what is left over then: so it waits no longer for them than it
-        might have had to anyway. A token of a prompt counts as a step.
+        might have had to anyway. A token of its own prompt counts as a step.
         """
         if not self._slots or self._shortage(sequence) > 0:
             return False
         missing, steps = self._shortage(first, freed=1), 0
-        running = sorted(self._running, key=lambda one: 0 if one.is_held else one.left)
+        running = sorted(self._running, key=lambda one: 0 if one.is_held else self._steps(one))
         while running and missing > 0:
             one = running.pop(0)
             missing -= _grown(one) - one.kept + (self._cache.unlocked_by(one.node) if one.node else 0)
-            steps = one.left
+            steps = self._steps(one)
         over = -missing - _RESERVE - sum(one.left for one in (first, *running))
         return sequence.pending + sequence.left <= max(steps, over)
+
+    def _steps(self, sequence: Sequence) -> int:
+        """How many steps a running sequence needs at least, if it generates all it may.
+
+        Steps of others go on while its prompt is computed aside. How many, is judged by what they cost, and by what the
+        prompt would cost with all threads.
+        """
+        step_s = self.decode_s
+        if not step_s or not (sequence.is_aside or (self.has_aside and _is_long(sequence))):
+            return sequence.left
+        return sequence.left + int((sequence.pending - sequence.ahead) * self.costs.prefill_s / step_s)
 
     def _attach(self, sequence: Sequence) -> Node:
         if sequence.exact and not self._running:

@@ -118,6 +118,7 @@ class Sequence:
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
         pristine: how each computed token was computed; see `edged.engine.prefix.Node`.
         is_aside: its prompt is being computed in another context: it is in no step until that has ended.
+        ahead: so many further tokens are computed there.
         stays: it is not computed aside, for that could not be done.
         is_alone: nothing else has had cells since it began, but for what it took over, in their first cells.
     """
@@ -148,6 +149,7 @@ class Sequence:
     pristine: bytearray = field(default_factory=bytearray)
     is_alone: bool = False
     is_aside: bool = False
+    ahead: int = 0
     stays: bool = False
     timing: Timing = field(default_factory=Timing)
 
@@ -164,6 +166,7 @@ class Sequence:
         self.slot, self.computed, self.state = -1, 0, State.WAITING
         self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
         self.is_alone = self.is_aside = False
+        self.ahead = 0
         self.pristine.clear()
 
     @property

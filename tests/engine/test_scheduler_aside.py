@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import pytest
+
 from edged.engine.scheduler import Slice
 from edged.engine.sequence import Sequence
 from tests.engine.simulated import Machine, sequence
 
 
-def streaming(*prompts: int, itl_target_s: float = 0.1, cells: int = 10_000) -> tuple[Machine, list[Sequence]]:
+def streaming(
+    *prompts: int, itl_target_s: float = 0.1, cells: int = 10_000, max_tokens: int = 1000
+) -> tuple[Machine, list[Sequence]]:
     """One that decodes, and others that came in that order with so many tokens of prompt. A token costs 2 ms."""
     machine = Machine(
         cells=cells,
@@ -21,7 +25,7 @@ def streaming(*prompts: int, itl_target_s: float = 0.1, cells: int = 10_000) -> 
     machine.scheduler.add(sequence(100, prompt=20))
     machine.step()
     machine.step()
-    late = [sequence(uid, prompt=prompt) for uid, prompt in enumerate(prompts)]
+    late = [sequence(uid, prompt=prompt, max_tokens=max_tokens) for uid, prompt in enumerate(prompts)]
     for one in late:
         machine.scheduler.add(one)
     machine.step()
@@ -184,3 +188,14 @@ def test_one_that_had_to_make_way_itself_is_not_aside_any_more() -> None:
     assert not long.is_aside
     assert (long.computed, long.preemptions) == (0, 1)
     assert not machine.scheduler.make_way(Slice(long, 64)), "and what comes late is not taken in"
+
+
+@pytest.mark.parametrize(("ahead", "uids"), [(0, [100, 0, 2]), (1300, [100, 0]), (1499, [100, 0])])
+def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cells(ahead: int, uids: list[int]) -> None:
+    """A token of it costs a fifth of a step: the other one needs 10 + 40 steps, and has 5 + 300, 5 + 40 or 5."""
+    machine, [long, _first] = streaming(1500, 1400, cells=2500, max_tokens=5)
+    machine.scheduler.has_aside = long.is_aside = True
+    long.ahead = ahead
+    machine.scheduler.add(sequence(2, prompt=10, max_tokens=40))
+    machine.step()
+    assert [one.uid for one in machine.scheduler.running] == uids
