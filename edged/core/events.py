@@ -180,7 +180,8 @@ class Finished:
 
     Attributes:
         reason: `stop`, `length`, `cancelled` or `error`.
-        timings: the engine's share of the contract's metrics, by their names.
+        timings: the engine's share of the contract's metrics, by their names; and `waited_ms`, from its arrival there
+            to its first step.
     """
 
     uid: int

@@ -359,10 +359,13 @@ class Stream:
             timings.setdefault(name, 0.0)
         timings.setdefault("mean_batch_size", 0.0)
         timings["preemptions"] = timings.get("preemptions", 0) + self._made_way
-        begun = self.started if self.started is not None else now.mono
+        queue_ms = _ms((self.started if self.started is not None else now.mono) - self.arrived.mono)
+        waited_ms = timings.pop("waited_ms", 0.0)  # for room in the engine
+        if not self.resumed and not self._made_way:  # else it was another time, after it had begun
+            queue_ms = round(queue_ms + max(0.0, waited_ms), 3)
         first = None if self.first_token is None else _ms(self.first_token - self.arrived.mono)
         return Metrics(
-            queue_time_ms=_ms(begun - self.arrived.mono),
+            queue_time_ms=queue_ms,
             time_to_first_token_ms=first,
             e2e_time_ms=_ms(now.mono - self.arrived.mono),
             resumed=self.resumed,

@@ -157,7 +157,8 @@ class Finished:
     Attributes:
         reason: `stop`, `length`, `cancelled` or `error`.
         error: with `error`: `bad_request`, `context_overflow` or `internal`.
-        timings: the engine's share of the metrics (docs/protocol.md, section 4), by their names.
+        timings: the engine's share of the metrics (docs/protocol.md, section 4), by their names; and `waited_ms`,
+            from its arrival at the engine to its first step.
     """
 
     uid: int

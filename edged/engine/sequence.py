@@ -33,9 +33,11 @@ class Timing:
     """When things happened to a sequence; seconds of one monotonic clock, which stands still while it is held.
 
     Attributes:
+        came: when it came to the engine.
         held_at: since when it is; None while it is not.
     """
 
+    came: float | None = None
     first_step: float | None = None
     first_token: float | None = None
     last_token: float | None = None
@@ -59,7 +61,7 @@ class Timing:
         if self.held_at is None:
             return
         pause, self.held_at = now - self.held_at, None
-        for name in ("first_step", "first_token", "last_token"):
+        for name in ("came", "first_step", "first_token", "last_token"):
             at = getattr(self, name)
             if at is not None:
                 setattr(self, name, at + pause)
@@ -75,11 +77,13 @@ class Timing:
         self.batch_sizes += batch_size
 
     def metrics(self, *, prefilled: int, now: float) -> dict[str, float]:
-        """The engine's share of the contract's metrics, by their names."""
+        """The engine's share of the contract's metrics, by their names; and `waited_ms`, before `first_step`."""
         now = now if self.held_at is None else self.held_at
         prefill_s = (self.first_token or now) - self.first_step if self.first_step is not None else 0.0
+        begun = now if self.first_step is None else self.first_step
         generation_s = self.last_token - self.first_token if self.last_token and self.first_token else 0.0
         metrics = {
+            "waited_ms": (begun - self.came) * 1000 if self.came is not None else 0.0,
             "prefill_time_ms": prefill_s * 1000,
             "generation_time_ms": generation_s * 1000,
             # By the gaps: the token that ends an answer took its time, too, and is not counted as generated.

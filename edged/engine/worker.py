@@ -25,7 +25,7 @@ from edged.engine.protocol import Cancel, Failed, Finished, Generate, Hold, Load
 from edged.engine.pulse import Pulse
 from edged.engine.sampling import Sampler, SamplingParams
 from edged.engine.scheduler import Scheduler, Slice
-from edged.engine.sequence import Sequence
+from edged.engine.sequence import Sequence, Timing
 from edged.engine.template import ChatTemplate, PromptError
 from edged.engine.text import TextStream
 from edged.engine.threads import Threads
@@ -169,6 +169,7 @@ class Worker:
             owner=order.owner or "",  # no client's name is empty
             shared=shared,
             exact=order.exact,
+            timing=Timing(came=time.monotonic()),
         )
         self._scheduler.add(sequence)
         if order.generated:

@@ -247,6 +247,20 @@ def test_progress_while_the_model_loads() -> None:
     }  # fmt: skip
 
 
+def test_the_time_in_the_queue_is_that_before_an_engine_takes_it_and_that_in_the_engine() -> None:
+    world = World(parallel=1)
+    world.request("first")
+    world.request("r", "r")
+    world.wait(0.2)
+    world.finish(world.generated[0].uid)
+    world.wait(0.5)
+    world.finish(world.running("r"), timings={"waited_ms": 300.0})
+
+    metrics = world.reply()[-1]["metrics"]
+    assert metrics["queue_time_ms"] == pytest.approx(500)
+    assert "waited_ms" not in metrics
+
+
 def test_late_words_of_an_ended_request_are_passed_over() -> None:
     world = World()
     world.request("r")

@@ -31,6 +31,7 @@ def test_a_pause_is_in_no_figure() -> None:
     timing.token(202.2, 1)
     timing.token(202.3, 1)
     assert timing.metrics(prefilled=10, now=400.0) == {
+        "waited_ms": 0,
         "prefill_time_ms": 2000,
         "generation_time_ms": 300,
         "tokens_per_second": 10,
@@ -40,6 +41,14 @@ def test_a_pause_is_in_no_figure() -> None:
         "p95_itl_ms": 100,
         "max_itl_ms": 100,
     }
+
+
+def test_a_pause_before_the_first_step_is_no_waiting() -> None:
+    timing = Timing(came=10.0)
+    timing.hold(11.0)
+    timing.release(51.0)
+    timing.begin(52.0)
+    assert timing.metrics(prefilled=0, now=60.0)["waited_ms"] == 2000
 
 
 def test_a_pause_that_lasts_until_the_end_is_in_no_figure() -> None:

@@ -18,10 +18,11 @@ def test_a_sequence_knows_what_is_prompt_computed_and_generated() -> None:
 
 def test_the_times_of_an_answer() -> None:
     """A prompt of 10 tokens in 2 s; then tokens after 0.1, 0.2 and 0.3 s, in steps of 1, 2, 2 and 3 sequences."""
-    timing = Timing(first_step=100.0)
+    timing = Timing(came=99.5, first_step=100.0)
     for now, size in [(102.0, 1), (102.1, 2), (102.3, 2), (102.6, 3)]:
         timing.token(now, size)
     assert timing.metrics(prefilled=10, now=200.0) == {
+        "waited_ms": 500,
         "prefill_time_ms": 2000,
         "generation_time_ms": 600,
         "tokens_per_second": 5,  # three gaps in 0.6 s, whatever the last token was
@@ -50,7 +51,9 @@ def test_before_the_first_token_prefill_lasts_until_now() -> None:
 
 
 def test_before_the_first_step_there_is_nothing_to_tell() -> None:
-    assert set(Timing().metrics(prefilled=0, now=12.0).values()) == {0}
+    metrics = Timing(came=10.0).metrics(prefilled=0, now=12.0)
+    assert metrics.pop("waited_ms") == 2000, "but that it waits"
+    assert set(metrics.values()) == {0}
 
 
 def test_an_answer_of_one_token_has_neither_gaps_nor_a_rate() -> None:

@@ -157,10 +157,11 @@ def test_timings_are_there_and_agree_with_each_other(talk: Talk) -> None:
     for answer in talk.finish(*uids):
         times = answer.end.timings
         assert set(times) == {
-            "prefill_time_ms", "generation_time_ms", "tokens_per_second", "prompt_tokens_per_second",
+            "waited_ms", "prefill_time_ms", "generation_time_ms", "tokens_per_second", "prompt_tokens_per_second",
             "mean_batch_size", "mean_itl_ms", "p95_itl_ms", "max_itl_ms", "preemptions",
         }  # fmt: skip
         assert times["prefill_time_ms"] > 0
+        assert times["waited_ms"] > 0
         assert 0 < times["mean_itl_ms"] <= times["max_itl_ms"] <= times["generation_time_ms"]
         assert 0 < times["p95_itl_ms"] <= times["max_itl_ms"]
         assert times["mean_itl_ms"] * 19 == pytest.approx(times["generation_time_ms"], rel=0.01)
