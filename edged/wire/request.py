@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from pydantic_core import from_json, to_json
@@ -200,6 +200,8 @@ def _explained(error: ValidationError, text: str) -> RequestError:
         message = f"`{where}` is not supported by this version" if known else f"unknown field `{where}`"
     elif kind == "value_error":
         message = first["msg"].removeprefix("Value error, ")
+    elif where == "op" and kind == "missing":
+        message = f"`op` is missing; there are {', '.join(get_args(Operation))}"
     elif where == "stop":
         message = f"`stop`: a string or a list of at most {MAX_STOP} strings, each of 1 to {MAX_STOP_CHARS} characters"
     else:

@@ -387,6 +387,14 @@ def test_control_that_is_not_understood_is_refused(payload: bytes, field: str | 
     assert (caught.value.code, caught.value.field) == (ErrorCode.BAD_REQUEST, field)
 
 
+@pytest.mark.parametrize("payload", [b"stop", b"{}", b'{"op":"stop"}', b'{"cancel":true}', b'{"op":"CANCEL"}'])
+def test_control_that_names_no_operation_is_told_which_there_are(payload: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_control(payload, max_bytes=MAX)
+    for word in ("`op`", "cancel", "pause", "resume", "replay"):
+        assert word in str(caught.value)
+
+
 def test_control_over_the_limit_is_refused() -> None:
     with pytest.raises(RequestError) as caught:
         parse_control(b" " * 100 + b"cancel", max_bytes=100)
