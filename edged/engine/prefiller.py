@@ -98,7 +98,7 @@ class Prefiller:
             return
         sequence, is_over = aside.sequence, aside.listen()
         if sequence.is_aside:  # else it has ended, or made way for others
-            sequence.ahead = aside.computed - sequence.computed
+            sequence.ahead = aside.computed
             self._on_progress(sequence, aside.computed)
         if is_over:
             self._bring_home(aside)

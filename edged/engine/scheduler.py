@@ -256,7 +256,8 @@ class Scheduler:
         step_s = self.decode_s
         if not step_s or not (sequence.is_aside or (self.has_aside and _is_long(sequence))):
             return sequence.left
-        return sequence.left + int((sequence.pending - sequence.ahead) * self.costs.prefill_s / step_s)
+        pending = len(sequence.tokens) - max(sequence.computed, sequence.ahead)
+        return sequence.left + int(pending * self.costs.prefill_s / step_s)
 
     def _attach(self, sequence: Sequence) -> Node:
         if sequence.exact and not self._running:

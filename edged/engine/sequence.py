@@ -122,7 +122,7 @@ class Sequence:
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
         pristine: how each computed token was computed; see `edged.engine.prefix.Node`.
         is_aside: its prompt is being computed in another context: it is in no step until that has ended.
-        ahead: so many further tokens are computed there.
+        ahead: the position behind the last token that was computed there.
         stays: it is not computed aside, for that could not be done.
         is_alone: nothing else has had cells since it began, but for what it took over, in their first cells.
     """

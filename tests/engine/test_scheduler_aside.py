@@ -199,3 +199,13 @@ def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cel
     machine.scheduler.add(sequence(2, prompt=10, max_tokens=40))
     machine.step()
     assert [one.uid for one in machine.scheduler.running] == uids
+
+
+def test_what_has_come_back_of_it_counts_once() -> None:
+    machine, [long, _first] = streaming(1500, 1400, cells=2500, max_tokens=5)
+    machine.scheduler.has_aside = long.is_aside = True
+    long.ahead = 1499
+    machine.come_back(long, 1000)
+    machine.scheduler.add(sequence(2, prompt=2, max_tokens=3))
+    machine.step()
+    assert [one.uid for one in machine.scheduler.running] == [100, 0, 2]
