@@ -79,8 +79,8 @@ class Timing:
     def metrics(self, *, prefilled: int, now: float) -> dict[str, float]:
         """The engine's share of the contract's metrics, by their names; and `waited_ms`, before `first_step`."""
         now = now if self.held_at is None else self.held_at
-        prefill_s = (self.first_token or now) - self.first_step if self.first_step is not None else 0.0
         begun = now if self.first_step is None else self.first_step
+        prefill_s = (self.first_token or now) - begun
         generation_s = self.last_token - self.first_token if self.last_token and self.first_token else 0.0
         metrics = {
             "waited_ms": (begun - self.came) * 1000 if self.came is not None else 0.0,

@@ -180,21 +180,24 @@ def test_the_youngest_makes_way_for_what_comes_back() -> None:
 
 def test_one_that_had_to_make_way_itself_is_not_aside_any_more() -> None:
     machine, [long] = streaming(300, cells=450)
-    long.is_aside = True
+    long.is_aside, long.ahead = True, 299
     for _ in range(150):
         machine.step()
     while long.is_aside and long.pending > 1:
         machine.come_back(long, 64)
     assert not long.is_aside
-    assert (long.computed, long.preemptions) == (0, 1)
+    assert (long.computed, long.ahead, long.preemptions) == (0, 0, 1)
     assert not machine.scheduler.make_way(Slice(long, 64)), "and what comes late is not taken in"
 
 
+@pytest.mark.parametrize("is_aside", [True, False], ids=["now", "soon"])
 @pytest.mark.parametrize(("ahead", "uids"), [(0, [100, 0, 2]), (1300, [100, 0]), (1499, [100, 0])])
-def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cells(ahead: int, uids: list[int]) -> None:
+def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cells(
+    ahead: int, uids: list[int], is_aside: bool
+) -> None:
     """A token of it costs a fifth of a step: the other one needs 10 + 40 steps, and has 5 + 300, 5 + 40 or 5."""
     machine, [long, _first] = streaming(1500, 1400, cells=2500, max_tokens=5)
-    machine.scheduler.has_aside = long.is_aside = True
+    machine.scheduler.has_aside, long.is_aside = True, is_aside
     long.ahead = ahead
     machine.scheduler.add(sequence(2, prompt=10, max_tokens=40))
     machine.step()
