@@ -98,7 +98,6 @@ class Prefiller:
             return
         sequence, is_over = aside.sequence, aside.listen()
         if sequence.is_aside:  # else it has ended, or made way for others
-            sequence.ahead = aside.computed
             self._on_progress(sequence, aside.computed)
         if is_over:
             self._bring_home(aside)
@@ -173,7 +172,7 @@ class Prefiller:
     def _end(self, aside: Aside) -> None:
         aside.close()
         self._aside = None
-        aside.sequence.is_aside, aside.sequence.ahead = False, 0
+        aside.sequence.is_aside = False
         if aside.trouble:
             aside.sequence.stays = True
             self._on_trouble(f"a prompt could not be computed aside: {aside.trouble}")

@@ -11,6 +11,7 @@ owner's may hang below them, never the other way round. Knows tokens and cells, 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -156,16 +157,23 @@ class PrefixCache:
         self._lock(node, 1)
         return node
 
-    def peek(self, tokens: list[int], owner: str | None) -> tuple[int, int]:
-        """What `attach` would find: how many tokens, and how many of them are in cells that are not locked yet."""
+    def peek(self, tokens: list[int], owner: str | None, released: Iterable[Node] = ()) -> tuple[int, int]:
+        """How it would be if a sequence attached.
+
+        Args:
+            tokens: all of its tokens.
+            owner: whose it is.
+            released: nodes that running sequences stand on, once for each of them that would be gone by then.
+
+        Returns:
+            How many of the tokens it would find, and how many cells would be locked then.
+        """
+        gone = Counter(one for node in released for one in node.path())
+        locked = self.locked - sum(len(one.tokens) for one, locks in gone.items() if one.locks == locks)
         node, length = self._find(self._root, tokens[:-1], owner)
         if length < _LEAST:
-            return 0, 0
-        return length, sum(min(one.end, length) - one.start for one in node.path() if not one.locks)
-
-    def unlocked_by(self, node: Node) -> int:
-        """How many cells are not locked any more when a running sequence that stands on this node is gone."""
-        return sum(len(one.tokens) for one in node.path() if one.locks == 1)
+            return 0, locked
+        return length, locked + sum(min(one.end, length) - one.start for one in node.path() if one.locks == gone[one])
 
     def insert(
         self,

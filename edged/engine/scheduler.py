@@ -14,16 +14,13 @@ from bisect import insort
 from dataclasses import dataclass
 from operator import attrgetter
 
+from edged.engine.admission import Admission
 from edged.engine.costs import Costs
 from edged.engine.prefix import KVCache, Node, PrefixCache
 from edged.engine.sequence import Sequence, State
 
 #: While nothing is known of costs, so many tokens of prefill go along with sequences that decode.
 _FIRST_PREFILL = 16
-#: Cells of the KV cache that admission leaves free for each running sequence to grow into.
-_RESERVE = 32
-#: A sequence is short up to the cells by this. Beside others, one that is not leaves as many cells for short ones.
-_SHORT = 8
 #: How long a step of prefill alone should last: whoever comes meanwhile waits for its end. Seconds.
 _PREFILL_STEP_S = 0.2
 #: A prompt of which more tokens than that are still to be computed is worth a context of its own.
@@ -75,6 +72,7 @@ class Scheduler:
         self._itl_target_s = itl_target_s
         self._waiting: list[Sequence] = []  # oldest first, as these:
         self._running: list[Sequence] = []
+        self._admission = Admission(cache, cells, running=self._running, slots=self._slots)
         self._came = 0
         self._reach = 0
         self.costs = Costs()
@@ -205,13 +203,19 @@ class Scheduler:
 
     def _admit(self) -> None:
         first: Sequence | None = None  # of those that find no place
-        for sequence in [s for s in self._waiting if not s.is_held]:
-            if first is None and self._make_place(sequence):
+        waiting = [s for s in self._waiting if not s.is_held]
+        for sequence in waiting:
+            if first is None and (gone := self._admission.leave_for(sequence)) is not None:
+                for one in gone:
+                    self._displace(one)
+                    if not one.is_held:  # it passed this one, so its turn comes after it
+                        insort(waiting, one, key=_AGE)
                 self._begin(sequence)
             elif first is None:
                 first = sequence
-            elif self._may_pass(sequence, first):
+            elif self._admission.may_pass(sequence, first):
                 self._begin(sequence)
+                sequence.yields = self._admission.is_short(sequence)
 
     def _begin(self, sequence: Sequence) -> None:
         """Give it a slot, and what there is of its tokens."""
@@ -229,68 +233,10 @@ class Scheduler:
             sequence.cached_tokens = min(node.end, sequence.prompt_tokens)
         insort(self._running, sequence, key=_AGE)
 
-    def _may_pass(self, sequence: Sequence, first: Sequence) -> bool:
-        """Whether a sequence may run before one that came first and waits for room.
-
-        That one will find room at the latest when enough of those that run have generated all they may. Whoever is done
-        by then may pass, and whoever needs no more than what is left over then: so it waits no longer for them than it
-        might have had to anyway. A token of its own prompt counts as a step.
-        """
-        if not self._slots or self._shortage(sequence) > 0:
-            return False
-        missing, steps = self._shortage(first, freed=1), 0
-        running = sorted(self._running, key=lambda one: 0 if one.is_held else self._steps(one))
-        while running and missing > 0:
-            one = running.pop(0)
-            missing -= _grown(one) - one.kept + (self._cache.unlocked_by(one.node) if one.node else 0)
-            steps = self._steps(one)
-        over = -missing - _RESERVE - sum(one.left for one in (first, *running))
-        return sequence.pending + sequence.left <= max(steps, over)
-
-    def _steps(self, sequence: Sequence) -> int:
-        """How many steps a running sequence needs at least, if it generates all it may.
-
-        Steps of others go on while its prompt is computed aside. How many, is judged by what they cost, and by what the
-        prompt would cost with all threads.
-        """
-        step_s = self.decode_s
-        if not step_s or not (sequence.is_aside or (self.has_aside and _is_long(sequence))):
-            return sequence.left
-        pending = len(sequence.tokens) - max(sequence.computed, sequence.ahead)
-        return sequence.left + int(pending * self.costs.prefill_s / step_s)
-
     def _attach(self, sequence: Sequence) -> Node:
         if sequence.exact and not self._running:
             return self._cache.attach_exactly(sequence.slot, sequence.tokens, sequence.owner, self._ubatch)
         return self._cache.attach(sequence.slot, sequence.tokens, sequence.owner)
-
-    def _make_place(self, sequence: Sequence) -> bool:
-        """Whether it can run now. Where that is enough, those that are held give up their places for it."""
-        held = [s for s in self._running if s.is_held]
-        if not self._slots and not held:
-            return False
-        if len(held) < len(self._running) and self._shortage(sequence, freed=len(held)) > sum(map(_grown, held)):
-            return False
-        while self._running and (not self._slots or self._shortage(sequence, freed=len(held)) > 0):
-            if not held:
-                return False
-            self._displace(held.pop())
-        return True
-
-    def _shortage(self, sequence: Sequence, freed: int = 0) -> int:
-        """Cells that are missing for it beside those that run, all of them with a reserve, and for a short one.
-
-        Args:
-            sequence: one that waits.
-            freed: slots that will be free besides those that are, when it comes.
-        """
-        found, unlocked = self._cache.peek(sequence.tokens, sequence.owner)
-        needed = len(sequence.tokens) - found + unlocked + _RESERVE
-        short = self._cells // _SHORT
-        if len(sequence.tokens) > short and len(self._slots) + freed > 1:
-            needed += short
-        running = sum(_grown(s) - s.kept for s in self._running)
-        return self._cache.locked + running + needed - self._cells
 
     def _keep(self, sequence: Sequence) -> None:
         """Put what a sequence has computed into the prefix cache."""
@@ -370,8 +316,3 @@ class Scheduler:
 def _is_long(sequence: Sequence) -> bool:
     """Whether its prompt may be computed aside."""
     return sequence.pending > _LONG and not sequence.stays
-
-
-def _grown(sequence: Sequence) -> int:
-    """Cells of a running sequence, with a reserve."""
-    return max(sequence.computed, len(sequence.tokens)) + _RESERVE

@@ -121,8 +121,8 @@ class Sequence:
         is_silent: none of its text was given out yet.
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
         pristine: how each computed token was computed; see `edged.engine.prefix.Node`.
+        yields: it has passed others that wait for room, and gives its place up where that is enough for one of them.
         is_aside: its prompt is being computed in another context: it is in no step until that has ended.
-        ahead: the position behind the last token that was computed there.
         stays: it is not computed aside, for that could not be done.
         is_alone: nothing else has had cells since it began, but for what it took over, in their first cells.
     """
@@ -152,8 +152,8 @@ class Sequence:
     is_silent: bool = True
     pristine: bytearray = field(default_factory=bytearray)
     is_alone: bool = False
+    yields: bool = False
     is_aside: bool = False
-    ahead: int = 0
     stays: bool = False
     timing: Timing = field(default_factory=Timing)
 
@@ -169,8 +169,7 @@ class Sequence:
         """It has no cells any more, and waits."""
         self.slot, self.computed, self.state = -1, 0, State.WAITING
         self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
-        self.is_alone = self.is_aside = False
-        self.ahead = 0
+        self.is_alone = self.is_aside = self.yields = False
         self.pristine.clear()
 
     @property

@@ -40,7 +40,7 @@ def test_threads_are_shared_while_something_is_computed_aside(rig: Rig) -> None:
     assert rig.threads() == 1
     rig.until_over()
     assert rig.threads() == 2
-    assert (long.pending, long.is_aside, long.ahead, rig.notes()) == (1, False, 0, [])
+    assert (long.pending, long.is_aside, rig.notes()) == (1, False, [])
 
 
 def test_no_step_takes_any_of_it_along_before(rig: Rig) -> None:
@@ -77,7 +77,6 @@ def test_it_gets_on_and_no_cell_comes_back_before_it_is_over(rig: Rig) -> None:
     assert (long.computed, rig.aside.computed, long.is_aside) == (102, 601, True)
     rig.turn()
     assert long.computed == 102 + BLOCK
-    assert long.ahead == 601
     assert rig.progress[2][-1] == 601, "it has been computed, wherever"
     rig.until_over()
     assert rig.progress[2][-1] == 602

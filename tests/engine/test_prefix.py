@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edged.engine.prefix import Node, PrefixCache
 from tests.engine.simulated import Cells
@@ -119,6 +121,40 @@ def test_what_is_in_use_stays() -> None:
     assert cached.cache.locked == 0
     assert cached.cache.evict(1000) == 40
     assert cached.kv.of == {}
+
+
+beginnings = st.tuples(st.integers(0, 60), st.integers(0, 2), st.integers(1, 60), st.sampled_from("ab"))
+
+
+@given(
+    kept=st.lists(beginnings, max_size=3),
+    running=st.lists(beginnings, max_size=5),
+    stay=st.lists(st.booleans(), min_size=5, max_size=5),
+    newcomer=beginnings,
+)
+def test_what_is_foretold_is_so_when_those_are_gone_and_it_has_come(
+    kept: list[tuple[int, int, int, str]],
+    running: list[tuple[int, int, int, str]],
+    stay: list[bool],
+    newcomer: tuple[int, int, int, str],
+) -> None:
+    """All begin alike for some tokens, and go on in one of three ways."""
+
+    def tokens(alike: int, way: int, more: int) -> list[int]:
+        return [*run(0, alike), *run(1000 * (way + 1), more)]
+
+    cached = Cached(ids=20)
+    for *parts, owner in kept:
+        cached.keep(tokens(*parts), owner)
+    nodes = [cached.begin(tokens(*parts), owner, slot) for slot, (*parts, owner) in enumerate(running)]
+    going = [(slot, node) for slot, node in enumerate(nodes) if not stay[slot]]
+    *parts, owner = newcomer
+    foretold = cached.cache.peek(tokens(*parts), owner, [node for _, node in going])
+    for slot, node in going:
+        cached.kv.drop(slot)
+        cached.cache._lock(node, -1)  # released, but nothing is let go for the allowance
+    node = cached.cache.attach(9, tokens(*parts), owner)
+    assert (node.end, cached.cache.locked) == foretold
 
 
 def test_without_a_free_id_the_oldest_leaf_makes_way() -> None:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from edged.engine.scheduler import Slice
 from edged.engine.sequence import Sequence
 from tests.engine.simulated import Machine, sequence
 
 
-def streaming(
-    *prompts: int, itl_target_s: float = 0.1, cells: int = 10_000, max_tokens: int = 1000
-) -> tuple[Machine, list[Sequence]]:
+def streaming(*prompts: int, itl_target_s: float = 0.1, cells: int = 10_000) -> tuple[Machine, list[Sequence]]:
     """One that decodes, and others that came in that order with so many tokens of prompt. A token costs 2 ms."""
     machine = Machine(
         cells=cells,
@@ -25,7 +21,7 @@ def streaming(
     machine.scheduler.add(sequence(100, prompt=20))
     machine.step()
     machine.step()
-    late = [sequence(uid, prompt=prompt, max_tokens=max_tokens) for uid, prompt in enumerate(prompts)]
+    late = [sequence(uid, prompt=prompt) for uid, prompt in enumerate(prompts)]
     for one in late:
         machine.scheduler.add(one)
     machine.step()
@@ -180,35 +176,25 @@ def test_the_youngest_makes_way_for_what_comes_back() -> None:
 
 def test_one_that_had_to_make_way_itself_is_not_aside_any_more() -> None:
     machine, [long] = streaming(300, cells=450)
-    long.is_aside, long.ahead = True, 299
+    long.is_aside = True
     for _ in range(150):
         machine.step()
     while long.is_aside and long.pending > 1:
         machine.come_back(long, 64)
     assert not long.is_aside
-    assert (long.computed, long.ahead, long.preemptions) == (0, 0, 1)
+    assert (long.computed, long.preemptions) == (0, 1)
     assert not machine.scheduler.make_way(Slice(long, 64)), "and what comes late is not taken in"
 
 
-@pytest.mark.parametrize("is_aside", [True, False], ids=["now", "soon"])
-@pytest.mark.parametrize(("ahead", "uids"), [(0, [100, 0, 2]), (1300, [100, 0]), (1499, [100, 0])])
-def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cells(
-    ahead: int, uids: list[int], is_aside: bool
-) -> None:
-    """A token of it costs a fifth of a step: the other one needs 10 + 40 steps, and has 5 + 300, 5 + 40 or 5."""
-    machine, [long, _first] = streaming(1500, 1400, cells=2500, max_tokens=5)
-    machine.scheduler.has_aside, long.is_aside = True, is_aside
-    long.ahead = ahead
-    machine.scheduler.add(sequence(2, prompt=10, max_tokens=40))
-    machine.step()
-    assert [one.uid for one in machine.scheduler.running] == uids
-
-
-def test_what_has_come_back_of_it_counts_once() -> None:
-    machine, [long, _first] = streaming(1500, 1400, cells=2500, max_tokens=5)
-    machine.scheduler.has_aside = long.is_aside = True
-    long.ahead = 1499
-    machine.come_back(long, 1000)
-    machine.scheduler.add(sequence(2, prompt=2, max_tokens=3))
+def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cells() -> None:
+    """And do not have to say how few tokens they want; nor do they end when it is back, and the first one comes."""
+    machine, [long, _first] = streaming(1500, 1400, cells=2500)
+    long.is_aside = True
+    short = sequence(2, prompt=10, max_tokens=512)
+    machine.scheduler.add(short)
     machine.step()
     assert [one.uid for one in machine.scheduler.running] == [100, 0, 2]
+    machine.finish(long, "cancelled")
+    machine.step()
+    assert [one.uid for one in machine.scheduler.running] == [100, 1, 2]
+    assert short.preemptions == 0
