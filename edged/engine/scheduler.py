@@ -75,11 +75,13 @@ class Scheduler:
         self._admission = Admission(cache, cells, running=self._running, slots=self._slots)
         self._came = 0
         self._reach = 0
+        self._is_settled = True  # nobody who waits has room
         self.costs = Costs()
         self.has_aside = False
 
     def add(self, sequence: Sequence) -> None:
         """Take a new sequence in; it waits for its turn."""
+        self._is_settled = False
         sequence.number = self._came
         self._came += 1
         self._waiting.append(sequence)
@@ -90,12 +92,8 @@ class Scheduler:
 
     @property
     def idle(self) -> bool:
-        """Nothing to do, as long as nobody comes, is released, or comes back from where it is computed aside.
-
-        As of the last plan: those who wait have found no place in it beside one that is aside.
-        """
-        waiting = () if any(s.is_aside for s in self._running) else self._waiting
-        return all(s.is_resting for s in (*self._running, *waiting))
+        """Nothing to do since the last plan, until one comes, goes, is released, or is back from where it is aside."""
+        return self._is_settled and all(s.is_resting for s in self._running)
 
     @property
     def running(self) -> list[Sequence]:
@@ -104,6 +102,7 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out for good; what it has computed is kept for those who begin alike, while there is room."""
+        self._is_settled = False
         if sequence in self._waiting:
             self._waiting.remove(sequence)
         else:
@@ -114,14 +113,15 @@ class Scheduler:
     def plan(self) -> list[Slice]:
         """The next step: admits who fits, makes room where the cache is full. Empty when there is nothing to do."""
         self._admit()
-        while True:
-            slices = self._slices()
-            over = self._used() + sum(s.count for s in slices) - self._cells
-            if over <= 0:
-                self._reach = self._cells + over
-                return slices
+        slices = self._slices()
+        while (over := self._used() + sum(s.count for s in slices) - self._cells) > 0:
             if not self._cache.evict(over) and not self.preempt():
-                return slices
+                break
+            slices = self._slices()
+        else:
+            self._reach = self._cells + over
+        self._is_settled = not slices
+        return slices
 
     def advance(self, piece: Slice) -> None:
         """Note that a slice was computed."""
@@ -305,6 +305,7 @@ class Scheduler:
 
     def _vacate(self, sequence: Sequence) -> None:
         """Take a running sequence's place away."""
+        self._is_settled = False
         self._running.remove(sequence)
         self._kv.drop(sequence.slot)
         if sequence.node is not None:

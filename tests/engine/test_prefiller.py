@@ -341,7 +341,7 @@ def test_nobody_waits_for_it_while_others_generate(rig: Rig) -> None:
 def test_it_is_waited_for_where_nothing_else_is_to_be_done(rig: Rig) -> None:
     long = rig.both()
     rig.cancel(1)
-    rig.prefiller.tend()
+    rig.turn()
     event = rig.prefiller.event(time.monotonic())
     assert event == rig.aside.event
     assert rig.prefiller.expected_s > 0

@@ -186,6 +186,7 @@ def test_a_sequence_is_found_and_removed_wherever_it_is() -> None:
     assert machine.kv.used == 0
     assert (running.state, waiting.state) == (State.FINISHED, State.FINISHED)
     assert machine.scheduler.find(1) is machine.scheduler.find(2) is None
+    assert machine.step() is None
     assert machine.scheduler.idle
 
 

@@ -124,6 +124,7 @@ def test_only_those_who_are_aside_leave_nothing_to_do() -> None:
     before = machine.scheduler.idle, machine.scheduler.is_decoding
     machine.finish(machine.scheduler.running[0], "cancelled")
     assert before == (False, True)
+    assert machine.step() is None
     assert (machine.scheduler.idle, machine.scheduler.is_decoding) == (True, False)
     assert machine.step() is None
 
@@ -198,3 +199,19 @@ def test_while_one_is_computed_aside_short_ones_pass_those_that_wait_for_its_cel
     machine.step()
     assert [one.uid for one in machine.scheduler.running] == [100, 1, 2]
     assert short.preemptions == 0
+
+
+def test_whoever_waits_beside_one_that_is_aside_comes_as_soon_as_another_has_ended() -> None:
+    """Not when something is back from there."""
+    machine, [long, _first] = streaming(1500, 1400, cells=2500)
+    long.is_aside = True
+    for _ in range(600):
+        machine.step()
+    short = sequence(2, prompt=300)
+    machine.scheduler.add(short)
+    machine.step()
+    assert [one.uid for one in machine.scheduler.running] == [100, 0]
+    machine.finish(machine.scheduler.running[0], "stop")
+    assert not machine.scheduler.idle
+    machine.step()
+    assert [one.uid for one in machine.scheduler.running] == [0, 2]

@@ -67,8 +67,8 @@ def test_where_all_are_held_there_is_nothing_to_do_until_one_is_released() -> No
     hold(ones[0])
     assert not idle(machine)
     hold(ones[1])
-    assert idle(machine)
     assert machine.step() is None
+    assert idle(machine)
     release(ones[1])
     assert not idle(machine)
     machine.run()
@@ -103,6 +103,7 @@ def test_who_is_held_is_cancelled_wherever_it_is() -> None:
         hold(one)
     for one in (running, waiting):
         machine.finish(one, "cancelled")
+    assert machine.step() is None
     assert machine.scheduler.idle
     assert machine.kv.used == 0
 
