@@ -20,7 +20,7 @@ _COMPUTE = 16 * 1024 * 1024
 _TURN = 2
 #: In one turn of the worker so much is brought home: as takes this part of a step of those who decode, or seconds where
 #: nobody does.
-_HOME, _HOME_S = 0.2, 0.05
+_HOME, _HOME_S = 0.35, 0.05
 #: A block that takes so many times as long as it should, and at least so many seconds, is late.
 _LATE, _LATE_S = 20.0, 10.0
 
@@ -58,6 +58,7 @@ class Prefiller:
         self._threads = threads
         self._cell_bytes = 0.0
         self._aside: Aside | None = None
+        self._back: Sequence | None = None
         self._favours_first = False
 
     def weigh(self, sequence: int, tokens: int) -> None:
@@ -89,6 +90,8 @@ class Prefiller:
 
     def tend(self) -> None:
         """See to what is computed aside, and what comes next."""
+        if self._back is not None:
+            self._back.is_aside, self._back = False, None
         aside = self._aside
         if aside is None:
             half = self._threads.count // 2
@@ -170,9 +173,16 @@ class Prefiller:
             self._on_trouble("llama.cpp found no room in the KV cache for a prompt that was computed aside")
 
     def _end(self, aside: Aside) -> None:
+        """Clear away. Whoever has nothing to wait for but its next token, begins with the step after the next.
+
+        That step takes longer, with a sequence more that is long; and those who decode have waited for this already.
+        """
         aside.close()
-        self._aside = None
-        aside.sequence.is_aside = False
+        self._aside, sequence = None, aside.sequence
+        if sequence.is_aside and sequence.pending == 1 and self._scheduler.is_decoding:
+            self._back = sequence
+        else:
+            sequence.is_aside = False
         if aside.trouble:
-            aside.sequence.stays = True
+            sequence.stays = True
             self._on_trouble(f"a prompt could not be computed aside: {aside.trouble}")

@@ -16,6 +16,7 @@ from edged.engine.files import ModelNotFound, resolve
 from edged.engine.protocol import Load
 from tests.engine import kinds
 from tests.engine.handles import ROOT, Handle
+from tests.engine.rig import Rig
 from tests.engine.talk import Talk
 
 
@@ -34,6 +35,16 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("plain") / "plain.gguf"
     kinds.write(path, "plain")
     return path
+
+
+@pytest.fixture
+def rig(plain: Path) -> Iterator[Rig]:
+    """A worker in the test's own process."""
+    it = Rig(plain)
+    try:
+        yield it
+    finally:
+        it.close()
 
 
 # One thread each: with as many as there are cores, any other load on the machine slows llama.cpp down twentyfold.

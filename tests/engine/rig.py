@@ -113,9 +113,9 @@ class Rig:
         assert met
 
     def until_over(self) -> None:
-        """Turn until nothing is computed aside any more."""
+        """Turn until nobody is aside any more."""
         deadline = time.monotonic() + PATIENCE_S
-        while self.prefiller._aside is not None:
+        while self.prefiller._aside is not None or any(s.is_aside for s in self.worker._scheduler.running):
             self.turn()
             assert time.monotonic() < deadline
 

@@ -7,14 +7,14 @@ import itertools
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import llama_cpp as llama
 import pytest
 
-from edged.engine import memory, prefiller
+from edged.engine import memory
 from edged.engine.aside import BLOCK, Aside
 from edged.engine.context import Context
 from edged.engine.protocol import Hold, Release
@@ -23,15 +23,6 @@ from tests.engine.kinds import letters
 from tests.engine.rig import PATIENCE_S, Rig
 
 TOKENS = 16
-
-
-@pytest.fixture
-def rig(plain: Path) -> Iterator[Rig]:
-    it = Rig(plain)
-    try:
-        yield it
-    finally:
-        it.close()
 
 
 def test_threads_are_shared_while_something_is_computed_aside(rig: Rig) -> None:
@@ -50,72 +41,6 @@ def test_no_step_takes_any_of_it_along_before(rig: Rig) -> None:
     assert (long.is_aside, long.computed) == (False, 0)
     rig.turn()
     assert long.is_aside
-
-
-@pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Bringing a block home takes as long as the others can wait for."""
-    monkeypatch.setattr(prefiller, "_HOME", 1e-9)
-    monkeypatch.setattr(prefiller, "_HOME_S", 1e-9)
-
-
-def computed(rig: Rig) -> Sequence:
-    """A prompt that was computed aside beside one that generates, and of which nothing has come back."""
-    long = rig.both(progress=True)
-    rig.prefiller.tend()  # hands over what was computed before
-    deadline = time.monotonic() + PATIENCE_S
-    while not rig.aside.is_over:
-        time.sleep(0.001)
-        assert time.monotonic() < deadline
-    return long
-
-
-@pytest.mark.usefixtures("slow")
-def test_it_gets_on_and_no_cell_comes_back_before_it_is_over(rig: Rig) -> None:
-    """Every step of those who generate would pass over it."""
-    long = computed(rig)
-    assert (long.computed, rig.aside.computed, long.is_aside) == (102, 601, True)
-    rig.turn()
-    assert long.computed == 102 + BLOCK
-    assert rig.progress[2][-1] == 601, "it has been computed, wherever"
-    rig.until_over()
-    assert rig.progress[2][-1] == 602
-
-
-@pytest.mark.usefixtures("slow")
-def test_what_takes_long_to_bring_home_comes_in_several_turns_with_all_threads(rig: Rig) -> None:
-    long = computed(rig)
-    seen, said = [long.computed], len(rig.said[1])
-    while long.is_aside:
-        rig.turn()
-        assert rig.threads() == 2
-        seen.append(long.computed)
-    # and with the last of them the last token, which is computed with the others
-    assert [after - before for before, after in itertools.pairwise(seen)] == [BLOCK] * 3 + [602 - 102 - 3 * BLOCK]
-    assert (long.pending, len(rig.said[1]) - said) == (1, 4)
-    assert rig.notes() == []
-
-
-@pytest.mark.usefixtures("slow")
-def test_who_has_nothing_else_to_do_brings_all_home(rig: Rig) -> None:
-    long = computed(rig)
-    rig.cancel(1)
-    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
-
-
-@pytest.mark.usefixtures("slow")
-@pytest.mark.parametrize("end", ["cancelled", "made way"])
-def test_one_that_has_lost_its_place_on_the_way_home_leaves_no_cells(rig: Rig, end: str) -> None:
-    long = computed(rig)
-    rig.turn()
-    assert long.is_aside
-    if end == "cancelled":
-        rig.cancel(2)
-    else:
-        rig.worker._scheduler.preempt()
-    rig.prefiller.tend()
-    assert rig.prefiller._aside is None
-    assert (long.slot, long.computed) == (-1, 0)
 
 
 def test_without_memory_for_its_cells_it_is_computed_with_the_others(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
