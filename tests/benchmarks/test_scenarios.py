@@ -17,6 +17,7 @@ import pytest
 
 from benchmarks import beside
 from benchmarks.client import Client, Exchange
+from benchmarks.figures import BenchmarkError
 from benchmarks.scenarios import (
     cancel,
     crowd,
@@ -100,6 +101,27 @@ def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     before, most, after = case.memory
     assert min(before, after) > 100 * 2**20
     assert most > max(before, after) - 4 * 2**20
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_mixed_is_tried_again_where_the_model_ends_a_stream(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    monkeypatch.setattr(mixed, "_LONG", 100)
+    monkeypatch.setattr(mixed, "_STREAMS", 1)
+    ask, left = Client.ask, [3] * times
+
+    def ends(self: Client, prompt: str, max_tokens: int) -> Exchange:
+        is_stream = max_tokens > 4
+        return ask(self, prompt, left.pop() if is_stream and left else max_tokens)
+
+    monkeypatch.setattr(Client, "ask", ends)
+    if times == 3:
+        with pytest.raises(BenchmarkError, match="3 times a stream ended"):
+            mixed.measure(scene)
+    else:
+        [[case]] = mixed.measure(scene).forms.values()
+        assert case.while_ms
 
 
 def test_cancel(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
