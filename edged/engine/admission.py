@@ -40,14 +40,10 @@ class Admission:
 
     def leave_for(self, sequence: Sequence) -> list[Sequence] | None:
         """Who has to go so that one that waits can run: nobody where there is room. None where it cannot."""
-        gone: list[Sequence] = []
-        for one in self._may_leave_for(sequence):
-            if self._fits(sequence, gone):
-                break
-            gone.append(one)
+        gone = self._may_leave_for(sequence)
         if not self._fits(sequence, gone):
             return None
-        for one in list(gone):
+        for one in reversed(gone):
             if self._fits(sequence, others := [s for s in gone if s is not one]):
                 gone = others
         return gone
@@ -97,8 +93,9 @@ class Admission:
             gone: of those that run, whoever will not any more when it comes.
         """
         taken = self._taken(sequence, gone)
-        without = {*gone, *self._have_passed(sequence)}
-        if not self.is_short(sequence) and len(self._slots) + len(without) > 1:
+        slots = len(self._slots) + len({*gone, *self._may_leave_for(sequence)})
+        if not self.is_short(sequence) and slots > 1:
+            without = {*gone, *self._have_passed(sequence)}
             taken = max(taken, self._taken(sequence, without) + self._cells // _SHORT)
         return taken - self._cells
 
