@@ -133,8 +133,6 @@ class Reception:
                 raise self._parts.intake.unknown(key, f"there is nothing to replay from there: this node has {what}")
             properties = Properties(expiry_s=self._parts.settings.keep_s, correlation=known.correlation)
             self._send_again(known, first, topic=known.topic, properties=properties)
-        elif control.op != "cancel":
-            raise self._parts.intake.unknown(key, f"request {key.id!r} has ended: there is nothing to {control.op}")
 
     def _operate(self, stream: Stream, control: Control, now: Now) -> None:
         match control.op:

@@ -61,13 +61,18 @@ def test_a_request_that_waits_can_be_paused_and_stays_so_through_the_death_of_en
     assert world.reply()[-1]["finish_reason"] == "cancelled"
 
 
-@pytest.mark.parametrize("op", ["pause", "resume"])
-def test_what_has_ended_cannot_be_paused(op: str) -> None:
+@pytest.mark.parametrize("op", ["cancel", "pause", "resume"])
+@pytest.mark.parametrize("confirms", [True, False])
+def test_what_crosses_the_final_adds_nothing_to_it(op: str, *, confirms: bool) -> None:
     world = World()
     world.request("r", "x")
+    world.confirms = confirms
     world.finish(world.generated[0].uid)
+    before = world.reply()
+    assert before[-1]["finish_reason"] == "stop"
     world.ctl("r", op)
-    assert world.reply()[-1]["error"]["code"] == "unknown_request"
+    world.wait(5)
+    assert world.reply() == before
 
 
 def test_a_cancel_that_overtakes_its_request_takes_effect() -> None:
