@@ -124,7 +124,8 @@ class Reception:
         if isinstance(known, Stream):
             self._operate(known, control, now)
         elif known is None:
-            if late or control.op == "replay" or not self._parts.early.put(key, event, now):
+            early = self._parts.early
+            if late or control.op == "replay" or not early.put(key, event, now, for_good=control.op == "cancel"):
                 raise self._parts.intake.unknown(key, f"no request with id {key.id!r} is known here")
         elif control.op == "replay":
             first = control.from_seq or 0

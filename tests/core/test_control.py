@@ -86,6 +86,26 @@ def test_a_cancel_that_overtakes_its_request_takes_effect() -> None:
     assert len(world.reply()) == 2
 
 
+@pytest.mark.parametrize("later", ["pause", "resume"])
+def test_a_cancel_that_waits_for_its_request_is_not_replaced(later: str) -> None:
+    world = World()
+    world.ctl("r", "cancel")
+    world.ctl("r", later)
+    world.request("r", "x")
+    assert world.reply()[-1]["finish_reason"] == "cancelled"
+    assert not world.generated
+
+
+def test_a_pause_that_waits_for_its_request_is_replaced_by_what_comes_later() -> None:
+    world = World()
+    for id_, later in (("resumed", "resume"), ("cancelled", "cancel")):
+        world.ctl(id_, "pause")
+        world.ctl(id_, later)
+        world.request(id_, "x")
+    assert held(world) == []
+    assert world.reply("cancelled")[-1]["finish_reason"] == "cancelled"
+
+
 def test_a_flood_of_cancels_for_nobody_is_bounded_and_answered() -> None:
     world = World()
     for number in range(1000):
