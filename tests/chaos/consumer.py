@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 import traceback
@@ -20,6 +21,8 @@ from tests.chaos.proxy import HOST
 
 #: How long a request may be silent before it is published again (nothing came yet) or replayed, seconds.
 PATIENCE_S = 3.0
+#: How long a stream is paused, seconds.
+_PAUSE_S = 0.7
 #: Every time that did not help, the patience is doubled, up to so many times the first.
 _MOST_PATIENCE = 4
 #: How long the broker is to keep the session, seconds.
@@ -96,7 +99,7 @@ class Consumer:
             self._publish(exchange)
 
     def serve(self) -> None:
-        """Do what is due: cancel, publish again, ask for a replay; put what is done aside."""
+        """Do what is due: cancel, pause, publish again, ask for a replay; put what is done aside."""
         now = time.monotonic()
         with self._lock:
             for exchange in [one for one in self.open.values() if one.done]:
@@ -112,6 +115,7 @@ class Consumer:
         if after is not None and not exchange.cancelled and exchange.begun and exchange.chunks >= after:
             exchange.cancelled = True
             self._ctl(exchange, b"cancel")
+        self._pause(exchange, now)
         if exchange.ask_again is not None:
             if now >= exchange.ask_again:
                 exchange.ask_again = None
@@ -122,8 +126,21 @@ class Consumer:
                 exchange.poked = now
                 exchange.replay_asked()
                 self._ctl(exchange, exchange.replay)
+                if exchange.resume_at == math.inf:  # what a broker forgets may have been this
+                    self._ctl(exchange, b"resume")
             else:
                 self._publish(exchange)
+
+    def _pause(self, exchange: Exchange, now: float) -> None:
+        """Have it pause when that is due, and go on when that is."""
+        after = exchange.pause_after
+        if exchange.resume_at is None:
+            if after is not None and exchange.begun and exchange.chunks >= after:
+                exchange.resume_at = now + _PAUSE_S
+                self._ctl(exchange, b"pause")
+        elif now >= exchange.resume_at:
+            exchange.resume_at = math.inf
+            self._ctl(exchange, b"resume")
 
     def _publish(self, exchange: Exchange) -> None:
         exchange.poked = time.monotonic()

@@ -24,6 +24,7 @@ class Exchange:
     Attributes:
         body: the payload that is published, and published again, the same to the byte.
         cancel_after: ask the node to end it when so many chunks have come; None = never.
+        pause_after: ask it to pause then, and a little later to go on; None = never.
         asked: how often it was published.
         heard: when something new of it came last, or it was published first, monotonic seconds.
         poked: when it was last published, or a replay asked for, monotonic seconds.
@@ -31,6 +32,7 @@ class Exchange:
         ask_again: it has to be published again because of what the node said, not before this time, monotonic seconds.
         replays: how often a replay was asked for.
         cancelled: the cancel was sent.
+        resume_at: it was asked to pause, and is to go on then, monotonic seconds; infinite = it was asked to.
         gaps: holes that opened in the stream, and what was said before a replay was asked for and came after.
         wrong: what breaks a promise, in words.
     """
@@ -39,6 +41,7 @@ class Exchange:
     kind: Kind
     body: bytes
     cancel_after: int | None = None
+    pause_after: int | None = None
     asked: int = 0
     heard: float = 0.0
     poked: float = 0.0
@@ -46,6 +49,7 @@ class Exchange:
     ask_again: float | None = None
     replays: int = 0
     cancelled: bool = False
+    resume_at: float | None = None
     chunks: int = 0
     duplicates: int = 0
     gaps: int = 0

@@ -53,6 +53,7 @@ class Figures:
         kinds = Counter(one.kind.value for one in self.exchanges)
         endings = Counter(str(result.finish_reason) for result in results)
         refusals = Counter(code for one in self.exchanges for code in one.refusals)
+        preempted = [result.final.metrics.preemptions for result in results if result.final.metrics is not None]
         resumed = [result.final.metrics.resumed for result in results if result.final.metrics is not None]
         rows = [
             ("seed", self.seed, f"{self.took_s:.0f} s"),
@@ -66,6 +67,8 @@ class Figures:
             ("duplicates removed", self._count("duplicates"), ""),
             ("gaps healed", sum(one.gaps for one in self.exchanges if one.result is not None), ""),
             ("resumed", sum(resumed), f"in {sum(map(bool, resumed))} answers"),
+            ("paused", sum(one.resume_at is not None for one in self.exchanges), ""),
+            ("made way", sum(preempted), f"in {sum(map(bool, preempted))} answers"),
             ("memory", self.memory_kib // 1024, "MiB, the daemon's own process at the end"),
             ("lost", len(self.lost), " ".join(one.id for one in self.lost[:20])),
             ("wrong", len(self.wrong), ""),

@@ -39,22 +39,27 @@ class StormError(AssertionError):
 
 
 def orders(random: Random, count: int) -> Iterator[Exchange]:
-    """Requests, mixed: streamed or not, short or long, with the text in the final or not; some to be cancelled."""
+    """Requests, mixed: streamed or not, short or long, with the text in the final or not; some cancelled, some paused.
+
+    Some prompts are long enough to be computed aside, and several of them do not fit into the cache together.
+    """
     for number in range(count):
         id_ = f"r{number}"
         kind = Kind.ASK if random.random() < 0.2 else Kind.REQ
-        words = random.choices(_WORDS, k=random.choice((5, 20, 20, 80)))
+        words = random.choices(_WORDS, k=random.choice((5, 5, 20, 20, 20, 20, 80, 80, 80, 300, 900)))
         body: dict[str, object] = {
             "prompt": " ".join(words),
             "raw": True,
             "max_tokens": random.choice((1, 8, 16, 16, 24, 48)),
-            "seed": random.randrange(1000),
             "priority": random.choice(("low", "normal", "normal", "high")),
         }
+        if random.random() < 0.5:
+            body["seed"] = random.randrange(1000)
         if kind is Kind.REQ and random.random() < 0.4:
             body["include_text"] = False  # then a hole can only be healed by a replay
         cancel = random.randrange(4) if kind is Kind.REQ and random.random() < 0.1 else None
-        yield Exchange(id_, kind, json.dumps(body).encode(), cancel)
+        pause = random.randrange(4) if kind is Kind.REQ and random.random() < 0.1 else None
+        yield Exchange(id_, kind, json.dumps(body).encode(), cancel, pause)
 
 
 def schedule(random: Random, count: int, kinds: Sequence[str]) -> list[str]:
