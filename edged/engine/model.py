@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -21,8 +22,10 @@ BATCH_TOKENS = 512
 #: llama.cpp's ggml_log_level: 1 debug, 2 info, 3 warning, 4 error, 5 continues the line before.
 _LOG_LEVELS = {1: "debug", 2: "debug", 3: "warning", 4: "error"}
 _LOG_CONTINUES = 5
-
-
+#: A text of no more characters is tokenised on the stack that there is, which is of 8 MiB as a rule.
+_SHORT = 4096
+#: How much of it a longer one is given, bytes. llama.cpp takes 320 for each character of a word, on x86-64.
+_STACK, _STACK_PER_CHARACTER = 8 * 1024 * 1024, 1024
 #: Sequence ids that keep cached prefixes, at least; each makes some buffers larger.
 _CACHED = 16
 #: llama.cpp has no more (LLAMA_MAX_SEQ).
@@ -154,8 +157,28 @@ class Vocabulary:
         found = (t for t in range(self.size) if self.attributes(t) & wanted)
         return {text: token for token in found if (text := self.text(token))}
 
+    @cached_property
+    def longest(self) -> int:
+        """No token is more text than that, bytes."""
+        return max(len(llama.llama_vocab_get_text(self._pointer, token)) for token in range(self.size))
+
     def tokenize(self, text: str) -> list[int]:
-        """Tokens of plain text: no token is added, and none of it becomes a control token."""
+        """Tokens of plain text: no token is added, and none of it becomes a control token.
+
+        Raises:
+            RuntimeError: the text is long, and there is no thread to be had for it.
+        """
+        if len(text) <= _SHORT:
+            return self._tokenize(text)
+        # llama.cpp splits most models' texts by std::regex, which recurses once for each character of a word.
+        before = threading.stack_size(_STACK + len(text) * _STACK_PER_CHARACTER)
+        try:
+            with ThreadPoolExecutor(1) as pool:
+                return pool.submit(self._tokenize, text).result()
+        finally:
+            threading.stack_size(before)
+
+    def _tokenize(self, text: str) -> list[int]:
         raw = text.encode("utf-8")
         room = len(raw) + 2  # a token for each byte, and what a tokenizer may put before the first
         while True:

@@ -17,7 +17,7 @@ from operator import attrgetter
 from edged.engine.admission import Admission
 from edged.engine.costs import Costs
 from edged.engine.prefix import KVCache, Node, PrefixCache
-from edged.engine.sequence import Sequence, State
+from edged.engine.sequence import Sequence
 
 #: While nothing is known of costs, so many tokens of prefill go along with sequences that decode.
 _FIRST_PREFILL = 16
@@ -108,7 +108,6 @@ class Scheduler:
         else:
             self._keep(sequence)
             self._vacate(sequence)
-        sequence.state = State.FINISHED
 
     def plan(self) -> list[Slice]:
         """The next step: admits who fits, makes room where the cache is full. Empty when there is nothing to do."""
@@ -221,7 +220,6 @@ class Scheduler:
         """Give it a slot, and what there is of its tokens."""
         self._waiting.remove(sequence)
         sequence.slot = self._slots.pop(0)
-        sequence.state = State.RUNNING
         node = self._attach(sequence)
         sequence.stand_on(node)
         sequence.computed = node.end

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Protocol
 
 from edged.engine.prefix import Node
 from edged.engine.text import TextStream
-
-
-class State(Enum):
-    """Where a sequence stands."""
-
-    WAITING = auto()  #: has no place in the KV cache (yet, or again after a preemption)
-    RUNNING = auto()
-    FINISHED = auto()
 
 
 class TokenSampler(Protocol):
@@ -108,7 +99,7 @@ class Sequence:
         prompt_tokens: how many of them are the prompt.
         computed: how many of them are in the KV cache.
         number: rises with every sequence that comes.
-        slot: llama.cpp's sequence id while it is running.
+        slot: llama.cpp's sequence id while it is running; -1 while it has no place in the KV cache.
         owner: whose it is: what it leaves in the prefix cache serves that owner.
         shared: so many of its first tokens are the operator's words, which serve everybody there.
         exact: where it is alone, it comes out the same to the last digit, whatever the prefix cache had.
@@ -140,7 +131,6 @@ class Sequence:
     computed: int = 0
     number: int = -1
     slot: int = -1
-    state: State = State.WAITING
     held_tokens: list[int] = field(default_factory=list)
     preemptions: int = 0
     reached: int = 0
@@ -167,7 +157,7 @@ class Sequence:
 
     def leave(self) -> None:
         """It has no cells any more, and waits."""
-        self.slot, self.computed, self.state = -1, 0, State.WAITING
+        self.slot, self.computed = -1, 0
         self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
         self.is_alone = self.is_aside = self.yields = False
         self.pristine.clear()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-import zlib
+from dataclasses import replace
 from pathlib import Path
 
 from edged.engine.batch import Batch
@@ -23,11 +23,10 @@ from edged.engine.prefiller import Prefiller
 from edged.engine.prefix import PrefixCache
 from edged.engine.protocol import Cancel, Failed, Finished, Generate, Hold, Load, Loading, Note, Order, Ready, Release
 from edged.engine.pulse import Pulse
-from edged.engine.sampling import Sampler, SamplingParams
+from edged.engine.reader import OrderError, Reader
 from edged.engine.scheduler import Scheduler, Slice
-from edged.engine.sequence import Sequence, Timing
-from edged.engine.template import ChatTemplate, PromptError
-from edged.engine.text import TextStream
+from edged.engine.sequence import Sequence
+from edged.engine.template import PromptError
 from edged.engine.threads import Threads
 from edged.engine.unsent import Unsent
 from edged.heap import keep_less_than
@@ -47,7 +46,7 @@ class Worker:
         self._channel = channel
         self._model = model
         self._pulse = pulse
-        self._template = ChatTemplate(model.chat_template, model.vocabulary)
+        self._reader = Reader(model)
         self._context = model.context
         self._batch = Batch(self._context.batch)
         self._scheduler = Scheduler(
@@ -135,88 +134,14 @@ class Worker:
 
     def _admit(self, order: Generate) -> None:
         try:
-            tokens, shared = self._tokens(order)
-        except PromptError as error:
-            self._refuse(order, "bad_request", str(error))
+            sequence = self._reader.read(order)
+        except OrderError as no:
+            end = Finished(order.uid, "error", error=no.error, message=no.message)
+            self._unsent.end(replace(end, prompt_tokens=no.prompt_tokens, completion_tokens=len(order.generated)))
             return
-        limit = self._context.cells
-        if not tokens:
-            self._refuse(order, "bad_request", "the prompt has no tokens: send some text")
-            return
-        if len(tokens) >= limit:
-            message = (
-                f"the prompt has {len(tokens)} tokens; the model's context holds {limit}, "
-                "and at least one has to be left for the answer"
-            )
-            self._refuse(order, "context_overflow", message, len(tokens))
-            return
-        text = TextStream(tuple(order.stop))
-        if not self._goes_on(order, text):
-            message = (
-                "the model's file was replaced by that of another model while this answer was being written, and the "
-                "new one cannot go on with it: send the request again"
-            )
-            self._refuse(order, "unavailable", message, len(tokens))
-            return
-        sequence = Sequence(
-            uid=order.uid,
-            tokens=[*tokens, *order.generated],
-            prompt_tokens=len(tokens),
-            max_tokens=order.max_tokens,
-            sampler=self._sampler(order, tokens),
-            text=text,
-            wants_progress=order.progress,
-            owner=order.owner or "",  # no client's name is empty
-            shared=shared,
-            exact=order.exact,
-            timing=Timing(came=time.monotonic()),
-        )
         self._scheduler.add(sequence)
         if order.generated:
             self._end_if_due(sequence)
-
-    def _goes_on(self, order: Generate, text: TextStream) -> bool:
-        """Read what was generated before; whether its tokens are the same text with this model's vocabulary."""
-        vocabulary, crc32 = self._model.vocabulary, 0
-        for token in order.generated:
-            if not 0 <= token < vocabulary.size:
-                return False
-            crc32 = zlib.crc32(text.push(vocabulary.piece(token)).encode(), crc32)
-        return order.crc32 is None or order.crc32 == crc32
-
-    def _tokens(self, order: Generate) -> tuple[list[int], int]:
-        """Tokens of the prompt, and how far they are the operator's words."""
-        if order.messages is None:
-            return self._template.raw(order.prompt or ""), 0
-        return self._template.prompt([(role, content) for role, content in order.messages], order.shared)
-
-    def _sampler(self, order: Generate, prompt: list[int]) -> Sampler:
-        params = SamplingParams(
-            temperature=order.temperature,
-            top_p=order.top_p,
-            top_k=order.top_k,
-            min_p=order.min_p,
-            # Going on with the draws from the beginning would favour what was drawn there.
-            seed=(order.seed + len(order.generated)) % 2**32,
-            repeat_penalty=order.repeat_penalty,
-            presence_penalty=order.presence_penalty,
-            frequency_penalty=order.frequency_penalty,
-        )
-        sampler = Sampler(params, self._model.vocabulary.size)
-        sampler.prime([*prompt, *order.generated])
-        return sampler
-
-    def _refuse(self, order: Generate, error: str, message: str, prompt_tokens: int = 0) -> None:
-        self._unsent.end(
-            Finished(
-                order.uid,
-                "error",
-                prompt_tokens=prompt_tokens,
-                completion_tokens=len(order.generated),
-                error=error,
-                message=message,
-            )
-        )
 
     def _step(self, slices: list[Slice]) -> None:
         self._share_cores()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from edged.engine.costs import Costs
 from edged.engine.prefix import PrefixCache
 from edged.engine.scheduler import Scheduler, Slice
-from edged.engine.sequence import Sequence, State
+from edged.engine.sequence import Sequence
 from edged.engine.text import TextStream
 
 
@@ -224,9 +224,9 @@ class Machine:
         assert all(s.count >= 1 and not s.sequence.is_resting for s in slices)
         assert len({s.sequence.uid for s in slices}) == len(slices)
         assert len({s.sequence.slot for s in slices}) == len(slices) <= self.slots
-        assert all(0 <= s.sequence.slot < self.slots and s.sequence.state is State.RUNNING for s in slices)
+        assert all(0 <= s.sequence.slot < self.slots for s in slices)
         for one in decoding:
-            if one.state is State.RUNNING:  # not preempted by this plan
+            if one.slot >= 0:  # not preempted by this plan
                 assert [s.count for s in slices if s.sequence is one] == [1]
 
     def _check_digits(self, one: Sequence) -> None:

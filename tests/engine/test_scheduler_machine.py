@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from edged.engine.sequence import Sequence, State
+from edged.engine.sequence import Sequence
 from tests.engine.simulated import Machine, sequence, token
 
 
@@ -143,7 +143,7 @@ class Requests(RuleBasedStateMachine):
         assert step is not None or (self.machine.scheduler.idle and self.machine.step() is None)
         assert step is not None or self.aside() or self.open() == self.held(), "there is always something to do"
         waits = running and self.aside() and running[0].pending > 128  # for its turn to be computed aside
-        gave_way = yields and running[0].state is State.WAITING
+        gave_way = yields and running[0].slot < 0
         if running and step is not None and not waits and not gave_way:
             assert running[0].uid in {*step.decoded, *step.prefilled}, "the oldest always has its turn"
         assert all(len(one.tokens) == before for one, before in held), "nothing is said for one that is held"

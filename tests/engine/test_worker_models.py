@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,3 +100,41 @@ def test_a_template_that_fails_costs_its_own_requests_alone(starter: Path, tmp_p
         assert talk.say(messages=[("system", "Be brief."), ("user", "Hello")], max_tokens=2).end.error == ""
         assert talk.finish(beside)[0].end.completion_tokens == 12
         assert talk.child == 1
+
+
+@pytest.fixture(scope="module")
+def tekken(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Talk]:
+    """The starter model whose text is split into words as that of Mistral Nemo is, by a std::regex."""
+    raw = starter.read_bytes()
+    at = raw.index(b"smollm", raw.index(b"tokenizer.ggml.pre"))
+    path = tmp_path_factory.mktemp("tekken") / "tekken.gguf"
+    path.write_bytes(raw[:at] + b"tekken" + raw[at + 6 :])
+    with Handle(Load(path=str(path), context=512, parallel=2, threads=1, digest="known")) as handle:
+        yield Talk(handle)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("letters", [4_000, 27_000, 75_000])
+@pytest.mark.parametrize("raw", [True, False])
+def test_a_long_word_does_not_end_the_engine(tekken: Talk, letters: int, raw: bool) -> None:
+    word = "a" * letters
+    end = (tekken.say(word) if raw else tekken.say(messages=[("user", word)])).end
+    assert (end.reason, end.error) == ("error", "context_overflow")
+    assert end.message.startswith(f"the prompt has {end.prompt_tokens} tokens; the model's context holds 512, ")
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("raw", [True, False])
+def test_what_is_certainly_too_long_is_refused_before_it_is_read(tekken: Talk, raw: bool) -> None:
+    text = "what a long text " * 8_000
+    end = (tekken.say(text) if raw else tekken.say(messages=[("user", text)])).end
+    assert (end.reason, end.error) == ("error", "context_overflow")
+    assert end.message.startswith("the prompt has at least 8")
+    assert 512 < end.prompt_tokens < 5 * 8_000
+
+
+@pytest.mark.model
+def test_white_space_around_a_message_is_not_certainly_part_of_its_prompt(tekken: Talk) -> None:
+    """Many templates trim what they are given; the starter's does not."""
+    end = tekken.say(messages=[("user", f"Hello{' ' * 200_000}")]).end
+    assert end.message.startswith(f"the prompt has {end.prompt_tokens} tokens; ")
