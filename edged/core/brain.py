@@ -88,9 +88,9 @@ class Core:
             case Drain():
                 self._drain(event, now)
         self._on_time(now)
-        self._schedule(now)
-        self._tell_waiting(now)
         self._flush(now)
+        self._schedule(now)
+        self._tell(now)
         self._show(now)
         return self._effects(now)
 
@@ -127,6 +127,8 @@ class Core:
         if self._stopped:
             return
         for alias, engine in self._parts.fleet.items():
+            for gone in engine.make_way():
+                self._parts.out.do(Cancel(gone.model, gone.uid))
             before = len(engine.survivors)
             while (stream := engine.next_survivor()) is not None:
                 self._give(stream, engine, now)
@@ -142,8 +144,10 @@ class Core:
                     break
                 self._give(stream, engine, now)
 
-    def _tell_waiting(self, now: Now) -> None:
-        """Tell those who want to know it how far their turn is."""
+    def _tell(self, now: Now) -> None:
+        """Tell those who want to know it how far they, or their turn, are."""
+        for stream in self._parts.fleet.running:
+            self._parts.say(stream, stream.news(now))
         waiting = [stream for stream in self._parts.fleet.surviving if stream.request.progress]
         for stream in (*waiting, *self._parts.queue.watched.values()):
             engine, position = self._parts.fleet[stream.model], self._parts.position(stream)
@@ -173,8 +177,6 @@ class Core:
         for finished in event.finished:
             if stream := engine.let_go(finished.uid):
                 self._ends.finish(stream, stream.ended(finished), finished, now)
-        for stream in engine.make_way():
-            self._parts.out.do(Cancel(stream.model, stream.uid))
 
     def _engine_changed(self, event: EngineReady | EngineLoading | EngineLost, now: Now) -> None:
         engine = self._parts.fleet[event.model]
@@ -238,7 +240,7 @@ class Core:
         )
 
     def _flush(self, now: Now) -> None:
-        """Send the chunks that are due or nearly so, and with them those that soon will be.
+        """Send the chunks that are due or nearly so, and with them those that soon will be; see whose text waits.
 
         One write and one wake-up for all of them, and none for the little time that is left of `flush_s`.
         """
@@ -248,9 +250,8 @@ class Core:
             for at, stream in due:
                 if at <= now.mono + flush_s / 2:
                     self._ends.say_chunk(stream, now)
-        for stream in self._parts.fleet.running:
+        for stream in self._parts.fleet.begun:
             self._parts.do(self._parts.holds.weigh(stream))
-            self._parts.say(stream, stream.news(now))
 
     def _broker_changed(self, event: BrokerConnected | BrokerDisconnected, now: Now) -> None:
         if isinstance(event, BrokerConnected):

@@ -68,8 +68,8 @@ class Engine:
 
     @property
     def free(self) -> int:
-        """Places for new requests; none before all survivors have theirs, nor beside a suspect."""
-        if self.card is None or self.survivors or alone(self.running.values()):
+        """Places for new requests; none before all survivors that could go on have theirs, nor beside a suspect."""
+        if self.card is None or self.survivors.ready or alone(self.running.values()):
             return 0
         return self.card.parallel - len(self.running)
 
@@ -87,13 +87,17 @@ class Engine:
         return self.survivors.next(self.running.values(), self.card.parallel) if self.card else None
 
     def make_way(self) -> list[Stream]:
-        """Set those aside that have been cleared while others have not, and tell who is to be cancelled for it."""
-        if not self.survivors.suspects:
-            return []
-        cleared = [s for s in self.running.values() if s.state is State.RUNNING and not s.suspected and not s.aside]
-        for stream in cleared:
+        """Set those aside that have been cleared while others have not, or are held before they could be.
+
+        Returns:
+            Who is to be cancelled for it.
+        """
+        others = self.survivors.suspects
+        running = [s for s in self.running.values() if s.state is State.RUNNING and not s.aside]
+        gone = [s for s in running if (s.holds if s.suspected else others)]
+        for stream in gone:
             stream.aside = True
-        return cleared
+        return gone
 
     def let_go(self, uid: int) -> Stream | None:
         """The child has done with a request: the stream that ends with that; None for one that only made way."""

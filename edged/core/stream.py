@@ -114,7 +114,7 @@ class Stream:
         if self._died:
             self._died = False
             self.resumed += 1
-            self._tell = "resumed"
+            self._tell = "paused" if "pause" in self.holds else "resumed"
         request = self.request
         return Generate(
             model=self.model,

@@ -3,7 +3,8 @@
 One of them may be what killed the engine. So after a death each of them is a suspect: it goes on alone, with nobody
 else in the engine, until it is so much further that it is cleared (`Stream.add`). An engine that dies meanwhile was
 killed by that one, and by nobody else. A stream that is cleared while others are still under suspicion is set aside
-until they have had their turn, so that a long answer does not hold up all the others.
+until they have had their turn, so that a long answer does not hold up all the others. One that is held (a pause, or a
+broker that is slow) could not be cleared: it waits, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -43,8 +44,18 @@ class Survivors:
 
     @property
     def suspects(self) -> bool:
-        """Whether any of them is still to be cleared."""
-        return any(stream.suspected for stream in self._waiting.values())
+        """Whether any of them is still to be cleared, and could be."""
+        return any(stream.suspected for stream in self._ready)
+
+    @property
+    def ready(self) -> bool:
+        """Whether any of them could go on."""
+        return bool(self._ready)
+
+    @property
+    def _ready(self) -> list[Stream]:
+        """Those who could go on, the oldest first."""
+        return [stream for stream in self if not (stream.suspected and stream.holds)]
 
     def next(self, running: Collection[Stream], places: int) -> Stream | None:
         """Take out the one that goes on now; None where it has to wait.
@@ -53,7 +64,8 @@ class Survivors:
             running: the streams that the engine has.
             places: how many it may have.
         """
-        candidates = [stream for stream in self if stream.suspected] or list(self)
+        ready = self._ready
+        candidates = [stream for stream in ready if stream.suspected] or ready
         if not candidates or not _fits(candidates[0], running, places):
             return None
         return self._waiting.pop(candidates[0].uid)

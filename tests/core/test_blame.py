@@ -84,6 +84,78 @@ def test_cleared_suspects_make_way_so_that_long_answers_do_not_hold_up_the_other
     assert [world.reply(name)[-1]["metrics"]["preemptions"] for name in lengths] == [1, 1, 0]
 
 
+def prompts(world: World) -> list[str]:
+    """Of all that the engines were given, in order."""
+    return ["".join(content for _, content in order.messages or ()) for order in world.generated]
+
+
+def test_nobody_waits_for_a_suspect_that_is_paused() -> None:
+    world = World(parallel=4)
+    for name in "abc":
+        world.request(name, name)
+    world.ctl("a", "pause")
+    world.lose()
+    world.ready(parallel=4)
+    world.request("new", "new")
+    for name in "bc":
+        world.say(world.running(name), "0" * 8, 8)
+        if name == "b":
+            assert world.cancelled == [world.running("b")]
+            world.finish(world.running("b"), "cancelled")
+
+    assert prompts(world) == ["a", "b", "c", "b", "c", "b", "new"]
+    assert world.on("status")[-1]["state"] == "online"
+
+
+def test_a_suspect_that_is_paused_while_it_is_alone_makes_way_and_is_alone_again_when_it_goes_on() -> None:
+    world = World(parallel=4)
+    for name in "ab":
+        world.request(name, name)
+    world.lose()
+    world.ready(parallel=4)
+    a, b = world.running("a"), world.running("b")
+    world.ctl("a", "pause")
+    assert world.cancelled == [a]
+    world.finish(a, "cancelled")
+    world.say(b, "0" * 8, 8)
+    world.request("new", "new")
+    assert prompts(world) == ["a", "b", "a", "b", "new"]
+
+    world.ctl("a", "resume")
+    new = world.running("new")
+    assert world.cancelled == [a, b, new]
+    for uid in (b, new):
+        world.finish(uid, "cancelled")
+    assert prompts(world)[5:] == ["a"]
+    world.say(a, "1" * 8, 8)
+    assert prompts(world)[5:] == ["a", "b", "new"]
+    for uid in (a, b, new):
+        world.finish(uid)
+    assert [world.text(name) for name in ("a", "b", "new")] == ["1" * 8, "0" * 8, ""]
+
+
+def test_a_suspect_whose_text_does_not_get_away_makes_way_until_it_does() -> None:
+    world = World(parallel=4)
+    for name in "ab":
+        world.request(name, name)
+    world.lose()
+    world.ready(parallel=4)
+    a = world.running("a")
+    world.confirms = False
+    for _ in range(7):
+        world.say(a, "x" * 40_000)
+    assert world.cancelled == [a]
+    world.finish(a, "cancelled")
+    assert prompts(world) == ["a", "b", "a", "b"]
+    world.finish(world.running("b"))
+    assert prompts(world)[4:] == []
+
+    world.confirms = True
+    world.confirm()
+    world.wait(0.1)
+    assert prompts(world)[4:] == ["a"]
+
+
 def _making_way() -> tuple[World, int, int]:
     """Two suspects, of which the first has been cleared and is asked to make way for the second."""
     world = World(parallel=2)

@@ -185,6 +185,21 @@ def test_progress_says_resumed_where_it_was_asked_for() -> None:
     assert len(world.reply("other")) == 1
 
 
+def test_progress_says_paused_where_it_goes_on_in_another_engine_and_is_held_there() -> None:
+    world = World()
+    world.request("r", {"prompt": "r", "progress": True})
+    world.say(world.running("r"), "Once ")
+    world.ctl("r", "pause")
+    world.lose(outside=True)
+    world.wait(1)
+    world.ready()
+    world.wait(1)
+    assert world.reply()[-1]["phase"] == "paused"
+    world.ctl("r", "resume")
+    world.wait(1)
+    assert world.reply()[-1]["phase"] == "resumed"
+
+
 # --- draining ---
 
 
