@@ -17,8 +17,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from edged.engine.batch import Batch
-from edged.engine.context import Cells, Context, DecodeError
-from edged.engine.model import Model, ModelError
+from edged.engine.context import Cells, Context
+from edged.engine.model import Model
 from edged.engine.sequence import Sequence
 from edged.heap import trim
 
@@ -43,6 +43,9 @@ class Aside:
         sequence: whose tokens; only what comes from here may be added to what is computed of it.
         threads: CPU threads.
         block_s: what a block should take, seconds, for as long as none has been measured; 0 = nobody knows.
+
+    Raises:
+        RuntimeError, OSError: there is no thread or no file descriptor for it.
 
     Attributes:
         sequence: whose tokens.
@@ -72,7 +75,11 @@ class Aside:
         self._is_ending = False
         self._abort = (ctypes.c_uint8 * 8)()  # a C string of no or one character
         self._thread = threading.Thread(target=self._run, name="aside", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            os.close(self.event)
+            raise
 
     @property
     def blocks(self) -> int:
@@ -98,7 +105,7 @@ class Aside:
 
     def give(self, positions: range, cells: Cells) -> None:
         """Hand over what is in the cells of these positions."""
-        self._given = positions.stop
+        self._given, self.since = positions.stop, time.monotonic()
         self._beginning.put(cells)
 
     def take(self) -> Block | None:
@@ -136,7 +143,7 @@ class Aside:
         with self._model.quietly():
             try:
                 self._compute()
-            except (ModelError, DecodeError, MemoryError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the prompt can be computed with the others
                 if not self._abort[0]:
                     self.trouble = str(error) or "there is no memory for it"
             finally:

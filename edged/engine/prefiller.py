@@ -125,12 +125,15 @@ class Prefiller:
         if not memory.fits(round(len(sequence.tokens) * self._cell_bytes) + _COMPUTE):
             sequence.stays = True
             return
+        block_s = self._scheduler.costs.prefill_s * BLOCK * self._threads.count / half
+        try:
+            self._aside = Aside(self._model, sequence, threads=half, block_s=block_s)
+        except (RuntimeError, OSError) as error:
+            self._give_up(sequence, str(error))
+            return
         sequence.is_aside = True
         sequence.timing.begin(time.monotonic())
-        costs = self._scheduler.costs
-        block_s = costs.prefill_s * BLOCK * self._threads.count / half
         self._model.context.use(self._threads.count - half)
-        self._aside = Aside(self._model, sequence, threads=half, block_s=block_s)
 
     def _next(self) -> Sequence | None:
         """Whose turn it is; None where nobody wants one."""
@@ -184,5 +187,9 @@ class Prefiller:
         else:
             sequence.is_aside = False
         if aside.trouble:
-            sequence.stays = True
-            self._on_trouble(f"a prompt could not be computed aside: {aside.trouble}")
+            self._give_up(sequence, aside.trouble)
+
+    def _give_up(self, sequence: Sequence, why: str) -> None:
+        """Have it computed with the others."""
+        sequence.stays = True
+        self._on_trouble(f"a prompt could not be computed aside: {why}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import select
 import threading
 import time
@@ -93,6 +94,33 @@ def test_what_goes_wrong_aside_is_told_and_the_prompt_goes_on_with_the_others(
         rig.turn()
     assert rig.prefiller._aside is None, "not a second time"
     assert long.computed > computed
+
+
+@pytest.mark.parametrize("what", ["thread", "descriptor", "anything"])
+def test_what_there_is_none_of_is_told_and_the_prompt_is_computed_with_the_others(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    def none(*_anything: object, **_named: object) -> None:
+        raise OSError(24, "none left") if what == "descriptor" else RuntimeError("none left")
+
+    rig.ask(1, letters(20, 1))
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patch:
+        if what == "thread":
+            patch.setattr(threading.Thread, "start", none)
+        elif what == "descriptor":
+            patch.setattr(os, "eventfd", none)
+        else:
+            patch.setattr(rig.model, "open_aside", none)
+        long = rig.ask(2, letters(600, 2))
+        rig.turn()
+        rig.until_over()
+    [note] = rig.notes()
+    assert (note.level, "none left" in note.text) == ("warning", True)
+    for _ in range(5):
+        rig.turn()
+    assert (long.is_aside, long.computed > 0, rig.threads()) == (False, True, 2)
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 @pytest.fixture
@@ -290,6 +318,21 @@ def test_it_does_not_wait_for_a_worker_that_waits_for_it(rig: Rig) -> None:
     """Nobody generates any more, and what was computed before has not been handed over yet."""
     long = rig.both()
     rig.cancel(1)
+    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
+
+
+def test_it_is_not_late_while_it_waits_for_what_was_computed_before(rig: Rig) -> None:
+    """The machine may have stood still meanwhile, and both would wait for each other."""
+    rig.ask(3, letters(900, 2))
+    while len(rig.said[3]) < 1:
+        rig.turn()
+    rig.cancel(3)
+    rig.ask(1, letters(20, 1))
+    long = rig.ask(2, letters(900, 2) + letters(400, 5))
+    rig.prefiller.tend()
+    assert long.is_aside
+    assert rig.aside.wanted(1000).stop > 512, "it is handed over in several turns"
+    rig.aside.since -= 3600
     rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
 
 
