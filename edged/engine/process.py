@@ -102,6 +102,7 @@ class EngineProcess:
         self._stopping = threading.Event()
         self._child: subprocess.Popen[bytes] | None = None
         self._number = 0
+        self._ready_at = float("inf")
         self._stamp: tuple[int, ...] | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
@@ -142,11 +143,11 @@ class EngineProcess:
         wait = _BACKOFF_S[0]
         while not self._stopping.is_set():
             self._number += 1
-            started = time.monotonic()
+            self._ready_at = float("inf")
             death = self._serve()
             if self._stopping.is_set():
                 return
-            if time.monotonic() - started > _STEADY_S:
+            if time.monotonic() - self._ready_at > _STEADY_S:
                 wait = _BACKOFF_S[0]
             self._report(self._number, Lost(death.reason, wait, death.error, death.outside))
             self._stopping.wait(wait)
@@ -158,32 +159,31 @@ class EngineProcess:
         if self._number > 1 and stamp != self._stamp:
             self._load = replace(self._load, digest="")
         self._stamp = stamp
-        try:
-            ours, theirs = socket.socketpair()
-            pulse = Pulse()
-        except OSError as error:
-            return _Death(f"its process cannot be started: {error}")
         killed = oom_kills()
-        with ours, theirs, contextlib.closing(pulse):
+        with contextlib.ExitStack() as opened:
             try:
+                ours, theirs = map(opened.enter_context, socket.socketpair())
+                pulse = opened.enter_context(contextlib.closing(Pulse()))
+                selector = opened.enter_context(selectors.DefaultSelector())
                 child = self._child = self._spawn(theirs, pulse)
             except OSError as error:
                 return _Death(f"its process cannot be started: {error}")
             theirs.close()
-            dialogue = _Dialogue(ours, child, self._woken)
+            dialogue = _Dialogue(selector, ours, child, self._woken)
             try:
                 death = self._converse(dialogue, pulse, Watch(child.pid, pulse, self._patience))
             except ProtocolError as error:
                 death = _Death(f"it sent nonsense ({error})")
             except OSError as error:
                 death = _Death(f"its socket failed ({error})")
-        code = _end(child, at_once=death.hung)
+        code, by_us = _end(child, at_once=death.hung)
         self._child = None
         if not death.reason:
             short = oom_kills() > killed
             # What the engine needs was there when it was loaded, so somebody else has taken the memory since.
-            outside = -code in (signal.SIGKILL, signal.SIGTERM)
-            reason = f"{obituary(code)}{' because memory ran out' if short else ''}"
+            outside = not by_us and -code in (signal.SIGKILL, signal.SIGTERM)
+            what = "it closed its socket and did not end" if by_us else obituary(code)
+            reason = f"{what}{' because memory ran out' if short else ''}"
             death = _Death(reason, "out_of_memory" if short and death.loading else "", outside)
         return replace(death, reason=f"{death.reason}{dialogue.last_words()}")
 
@@ -206,7 +206,7 @@ class EngineProcess:
             for report in dialogue.wait(watch.timeout(time.monotonic())):
                 watch.heard(report)
                 if isinstance(report, Ready):
-                    loading = False
+                    loading, self._ready_at = False, time.monotonic()
                     self._load = replace(self._load, digest=report.digest)  # the next child need not read it all
                 self._report(self._number, report)
                 if isinstance(report, Failed):
@@ -247,7 +247,13 @@ class _Death:
 class _Dialogue:
     """One child's three streams in one selector: its reports, its standard error, and the daemon's wake-up."""
 
-    def __init__(self, sock: socket.socket, child: subprocess.Popen[bytes], woken: socket.socket) -> None:
+    def __init__(
+        self,
+        selector: selectors.BaseSelector,
+        sock: socket.socket,
+        child: subprocess.Popen[bytes],
+        woken: socket.socket,
+    ) -> None:
         self._socket = sock
         self._socket.setblocking(False)
         assert child.stderr is not None  # noqa: S101 - it was started with a pipe
@@ -257,7 +263,7 @@ class _Dialogue:
         self._decoder = Decoder()
         self._unsent = bytearray()
         self._tail = b""
-        self._selector = selectors.DefaultSelector()
+        self._selector = selector
         for source in (self._socket, self._stderr, self._woken):
             self._selector.register(source, selectors.EVENT_READ)
         self.ended = False
@@ -287,7 +293,6 @@ class _Dialogue:
         for _ in range(_PIPE_READS):  # not for ever: another process may hold the pipe, and go on writing
             if not self._listen():
                 break
-        self._selector.close()
         self._stderr.close()
         text = self._tail.decode("utf-8", errors="replace").strip()
         return f"; its last words: {text[-_LAST_WORDS:]}" if text else ""
@@ -336,7 +341,7 @@ def _stamp(path: str) -> tuple[int, ...] | None:
 
 def _abort(pulse: Pulse) -> None:
     """Have the child read its orders soon, if it is in a step that has long to go, or nobody knows how long."""
-    if pulse.turn % 2 and not 0 < pulse.expected_s < _WORTH_ABORTING_S:
+    if pulse.turn % 2 and not pulse.again and not 0 < pulse.expected_s < _WORTH_ABORTING_S:
         pulse.abort()
 
 
@@ -350,15 +355,15 @@ def oom_kills() -> int:
     return next((count for count in counts if count is not None), 0)
 
 
-def _end(child: subprocess.Popen[bytes], *, at_once: bool) -> int:
-    """Wait for a child whose socket is closed, kill it if it does not end; returns its exit code."""
+def _end(child: subprocess.Popen[bytes], *, at_once: bool) -> tuple[int, bool]:
+    """Wait for a child whose socket is closed, kill it if it does not end; returns its exit code, and if it was."""
     if at_once:
         child.kill()
     try:
-        return child.wait(_GRACE_S)
+        return child.wait(_GRACE_S), at_once
     except subprocess.TimeoutExpired:
         child.kill()
-        return child.wait()
+        return child.wait(), True
 
 
 def obituary(code: int) -> str:

@@ -17,6 +17,7 @@ class _Page(ctypes.Structure):
         ("abort", ctypes.c_uint8 * 8),
         ("turn", ctypes.c_uint64),  # odd while a step is computed
         ("expected_s", ctypes.c_double),  # what that step should take; 0 = nobody knows yet
+        ("again", ctypes.c_uint64),  # 1 where the step before was aborted, and this one is not to be
     )
 
 
@@ -50,9 +51,10 @@ class Pulse:
         """Whether the daemon wants the step aborted."""
         return bool(self._open.abort[0])
 
-    def begin(self, expected_s: float | None) -> None:
-        """A step begins that should take so long, seconds; None = nobody knows."""
+    def begin(self, expected_s: float | None, *, again: bool = False) -> None:
+        """A step begins that should take so long, seconds; None = nobody knows. `again`: the one before was aborted."""
         page = self._open
+        page.again = again
         page.expected_s = expected_s or 0.0
         page.turn += 1
 
@@ -71,6 +73,11 @@ class Pulse:
     def expected_s(self) -> float:
         """What the step should take that is being computed, seconds; 0 = nobody knows."""
         return float(self._open.expected_s)
+
+    @property
+    def again(self) -> bool:
+        """Whether the step before was aborted: with one cancel after the other nobody would get on."""
+        return bool(self._open.again)
 
     def abort(self) -> None:
         """Have the step aborted that is being computed, or the next one."""

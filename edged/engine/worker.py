@@ -69,6 +69,7 @@ class Worker:
         )
         self._unsent = Unsent(load.hold_ms / 1000)
         self._step_s = 0.0
+        self._is_aborted = False
 
     def try_out(self) -> None:
         """Compute something, so that all of the model has been read and the costs of a step are known.
@@ -152,8 +153,10 @@ class Worker:
         try:
             self._compute(self._scheduler.costs.expected_s(decoding=decoding, prefill=prefill))
         except DecodeError as error:
+            self._is_aborted = error.code == ABORTED
             self._survive(slices, error)
             return
+        self._is_aborted = False
         sampled = [(s, s.sampler.sample(self._context.pointer, index)) for s, index in outputs]
         now = time.monotonic()
         for piece in slices:
@@ -195,7 +198,7 @@ class Worker:
     def _compute(self, expected_s: float | None) -> float:
         """Compute the batch under the daemon's eyes; returns how long it took, seconds."""
         started = time.monotonic()
-        self._pulse.begin(expected_s)
+        self._pulse.begin(expected_s, again=self._is_aborted)
         try:
             self._context.decode(self._batch.raw)
         finally:

@@ -74,8 +74,17 @@ def test_the_wait_before_the_next_child_grows_to_a_limit() -> None:
 
 def test_after_a_child_that_served_for_long_the_wait_is_the_first_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_STEADY_S", 0.0)
-    with child("exits", "1") as handle:
-        assert [handle.next(Lost)[1].retry_in_s for _ in range(3)] == [0.01, 0.01, 0.01]
+    with child("serves") as handle:
+        for number in (1, 2, 3):
+            handle.next(Ready)
+            handle.send(generate(1, "die"), child=number)
+            assert handle.next(Lost)[1].retry_in_s == 0.01
+
+
+def test_to_load_for_long_is_not_to_serve_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_STEADY_S", 0.0)
+    with child("fails") as handle:
+        assert [handle.next(Lost)[1].retry_in_s for _ in range(4)] == [0.01, 0.02, 0.04, 0.04]
 
 
 def test_stop_does_not_wait_for_the_next_try(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,6 +252,20 @@ def test_a_machine_without_descriptors_is_tried_again(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(socket, "socketpair", socketpair)
     with handle:
+        assert handle.next(Lost)[1].reason == "its process cannot be started: [Errno 24] Too many open files"
+        assert handle.next(Ready)[0] == 2
+
+
+def test_a_machine_without_a_descriptor_to_wait_with_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, left = selectors.DefaultSelector, [OSError(24, "Too many open files")]
+
+    def selector() -> selectors.BaseSelector:
+        if left:
+            raise left.pop()
+        return real()
+
+    monkeypatch.setattr(selectors, "DefaultSelector", selector)
+    with child("serves") as handle:
         assert handle.next(Lost)[1].reason == "its process cannot be started: [Errno 24] Too many open files"
         assert handle.next(Ready)[0] == 2
 

@@ -70,6 +70,15 @@ def test_whether_a_child_was_killed_from_outside_is_told(number: signal.Signals,
         assert (lost.outside, number.name in lost.reason) == (outside, True)
 
 
+def test_a_child_that_the_daemon_has_killed_was_not_killed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "_GRACE_S", 0.1)
+    with child("lingers") as handle:
+        handle.next(Ready)
+        handle.send(generate(1, "close"))
+        _, lost = handle.next(Lost)
+        assert (lost.reason, lost.outside) == ("it closed its socket and did not end", False)
+
+
 def test_a_child_that_the_kernel_killed_because_memory_ran_out_was_killed_from_outside(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -112,8 +121,9 @@ def test_a_cancelled_request_aborts_the_step_that_has_long_to_go() -> None:
         assert handle.next(Step)[1].finished == [Finished(1, "cancelled")]
 
 
-def test_a_step_that_is_about_to_end_is_not_aborted_nor_one_for_somebody_unknown() -> None:
-    with child("hangs", "short steps") as handle:
+@pytest.mark.parametrize("step", ["short steps", "again"])
+def test_a_step_that_is_about_to_end_is_not_aborted_nor_two_in_a_row_nor_one_for_somebody_unknown(step: str) -> None:
+    with child("hangs", step) as handle:
         handle.next(Ready)
         handle.send(generate(1, "hang"))
         handle.next(Note)

@@ -44,9 +44,9 @@ def hang(how: str, pulse: Pulse, sock: socket.socket, uid: int) -> Finished:
             pulse.end()
         case "spin":
             spin()
-        case "until aborted" | "short steps":
+        case "until aborted" | "short steps" | "again":
             pulse.calm()
-            pulse.begin(10.0 if how == "until aborted" else 0.001)
+            pulse.begin(0.001 if how == "short steps" else 10.0, again=how == "again")
             sock.sendall(encode(Note("info", "in a step")))
             flag, end = pulse.abort_flag, time.monotonic() + (60 if how == "until aborted" else 0.3)
             while time.monotonic() < end:
