@@ -16,8 +16,11 @@ from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 _LENGTH = struct.Struct("<I")
-#: No order and no report comes near this; a longer frame is nonsense. Bytes.
-MAX_FRAME = 64 * 1024 * 1024
+#: No order and no report is as long, not even one of the longest request that may be allowed, all of control
+#: characters, which JSON takes six bytes for. A longer frame is nonsense. Bytes.
+MAX_FRAME = 128 * 1024 * 1024
+#: Of a `Note`.
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class ProtocolError(RuntimeError):
@@ -136,6 +139,15 @@ class Ready:
     quantisation: str
     digest: str
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: a figure makes no sense.
+        """
+        if min(self.context, self.parallel, self.threads) < 1 or self.parameters < 0:
+            raise ValueError("a model of no size")
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -193,6 +205,15 @@ class Note:
     op: ClassVar[str] = "note"
     level: str
     text: str
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be.
+
+        Raises:
+            ValueError: there is no such level.
+        """
+        if self.level not in LEVELS:
+            raise ValueError("a level that there is not")
 
 
 Order = Load | Generate | Cancel | Hold | Release

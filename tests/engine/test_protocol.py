@@ -10,10 +10,13 @@ from types import NoneType
 from typing import Any, TypeAlias
 
 import pytest
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged.config.settings import Limits
 from edged.engine.protocol import (
+    LEVELS,
     MAX_FRAME,
     Cancel,
     Decoder,
@@ -32,10 +35,11 @@ from edged.engine.protocol import (
     Step,
     encode,
 )
+from tests.engine.handles import generate
 
 Message: TypeAlias = Order | Report
 
-_whole, _size = st.integers(0, 2**63), st.integers(0, 2**31)
+_whole, _size, _some = st.integers(0, 2**63), st.integers(0, 2**31), st.integers(1, 2**31)
 _real = st.floats(allow_nan=False, allow_infinity=False)
 _finished = st.builds(
     Finished,
@@ -85,7 +89,7 @@ _load = st.builds(
     digest=st.text(),
 )
 _ready = st.builds(
-    Ready, context=_size, parallel=_size, threads=_size, parameters=_whole, quantisation=st.text(), digest=st.text()
+    Ready, context=_some, parallel=_some, threads=_some, parameters=_whole, quantisation=st.text(), digest=st.text()
 )
 _messages: st.SearchStrategy[Message] = st.one_of(
     _load,
@@ -97,10 +101,13 @@ _messages: st.SearchStrategy[Message] = st.one_of(
     _ready,
     st.builds(Failed, st.text()),
     _step,
-    st.builds(Note, st.text(), st.text()),
+    st.builds(Note, st.sampled_from(LEVELS), st.text()),
 )
 FINISHED = Finished(uid=1, reason="stop", timings={"prefill_time_ms": 1.5})
 STEP = Step(deltas=[(1, "ü", [2, 7])], prefill=[(3, 4, 5)], finished=[FINISHED])
+
+
+READY = b'{"op":"ready","context":4096,"parallel":8,"threads":2,"parameters":135,"quantisation":"Q4_0","digest":"sha256:5e"}'
 
 
 def frame(body: bytes) -> bytes:
@@ -217,6 +224,10 @@ def test_a_number_without_a_point_is_a_float_where_one_is_due() -> None:
         b'{"op":"release","uid":"1"}',
         b'{"op":"loading","fraction":Infinity}',
         b'{"op":"failed","message":"\xff"}',
+        b'{"op":"note","level":"fatal","text":"x"}',
+        READY.replace(b"4096", b"0"),
+        READY.replace(b"8", b"-8"),
+        READY.replace(b"135", b"-1"),
         b"[" * 200_000,
         b'{"op":"cancel","uid":' + b"9" * 10_000 + b"}",
     ],
@@ -233,6 +244,17 @@ def test_a_refusal_does_not_quote_the_frame_which_may_be_someones_text() -> None
         Decoder().feed(frame(body))
     assert "secret" not in str(refusal.value)
     assert len(str(refusal.value)) < 300
+
+
+def test_what_is_changed_there_is_a_message_otherwise() -> None:
+    assert Decoder().feed(frame(READY)) == [Ready(4096, 8, 2, 135, "Q4_0", "sha256:5e")]
+
+
+def test_the_longest_request_that_may_be_allowed_is_no_frame_that_is_too_long() -> None:
+    [bound] = (one.le for one in Limits.model_fields["max_payload"].metadata if isinstance(one, Le))
+    assert isinstance(bound, int)
+    order = replace(generate(1, "\x01" * bound), owner="o" * 65_535, generated=list(range(10**6)))
+    assert len(encode(order)) < MAX_FRAME
 
 
 def test_a_frame_that_is_too_long_is_refused_before_it_has_come() -> None:
