@@ -107,7 +107,9 @@ FINISHED = Finished(uid=1, reason="stop", timings={"prefill_time_ms": 1.5})
 STEP = Step(deltas=[(1, "ü", [2, 7])], prefill=[(3, 4, 5)], finished=[FINISHED])
 
 
-READY = b'{"op":"ready","context":4096,"parallel":8,"threads":2,"parameters":135,"quantisation":"Q4_0","digest":"sha256:5e"}'
+READY = (
+    b'{"op":"ready","context":4096,"parallel":8,"threads":2,"parameters":135,"quantisation":"","digest":"sha256:5e"}'
+)
 
 
 def frame(body: bytes) -> bytes:
@@ -247,7 +249,7 @@ def test_a_refusal_does_not_quote_the_frame_which_may_be_someones_text() -> None
 
 
 def test_what_is_changed_there_is_a_message_otherwise() -> None:
-    assert Decoder().feed(frame(READY)) == [Ready(4096, 8, 2, 135, "Q4_0", "sha256:5e")]
+    assert Decoder().feed(frame(READY)) == [Ready(4096, 8, 2, 135, "", "sha256:5e")]
 
 
 def test_the_longest_request_that_may_be_allowed_is_no_frame_that_is_too_long() -> None:
