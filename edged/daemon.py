@@ -107,7 +107,11 @@ class Daemon:
         }
 
     def run(self) -> int:
-        """Serve until SIGTERM or SIGINT; a second one leaves at once. Returns the exit code."""
+        """Serve until SIGTERM or SIGINT; a second one leaves at once, a third does not even wait for the broker.
+
+        Returns:
+            The exit code.
+        """
         with self._signals_to_inbox():
             self.serve()
         return 0
@@ -125,8 +129,8 @@ class Daemon:
             self._notifier.ready(self._status.line)
             self._loop()
         finally:
-            # The order of the end: the broker has heard `offline` by now, from the core. The engines go first, they
-            # hold the memory; then a DISCONNECT, so that the broker does not publish the will.
+            # The order of the end: the broker has heard `offline` by now, from the core, if it listens. The engines go
+            # first, they hold the memory; then a DISCONNECT, so that the broker does not publish the will.
             self._inbox.close()
             for engine in self._engines.values():
                 engine.stop()
@@ -294,6 +298,8 @@ class Daemon:
         self._stops += 1
         if self._stops > 1:
             log.warning("leaving at once", why=item.why)
+            if self._stops == 2 and self._leave_at is None:
+                return [events.Leave()]
             self._leave_at = time.monotonic()
             return []
         grace_s = self._settings.service.grace_s

@@ -17,6 +17,7 @@ from edged.core.events import (
     EngineReady,
     EngineStep,
     Event,
+    Leave,
     MessageArrived,
     Now,
     Publish,
@@ -85,8 +86,8 @@ class Core:
                 self._engine_changed(event, now)
             case BrokerConnected() | BrokerDisconnected():
                 self._broker_changed(event, now)
-            case Drain():
-                self._drain(event, now)
+            case Drain() | Leave():
+                self._end(event, now)
         self._on_time(now)
         self._flush(now)
         self._schedule(now)
@@ -265,7 +266,11 @@ class Core:
 
     # --- the end, and what the node shows ---
 
-    def _drain(self, event: Drain, now: Now) -> None:
+    def _end(self, event: Drain | Leave, now: Now) -> None:
+        if isinstance(event, Leave):
+            if not self._stopped:
+                self._leave(now)
+            return
         self._drain_until = now.mono + event.grace_s
         self._parts.admission.closed = True
         self._show(now, force=True)
@@ -284,9 +289,13 @@ class Core:
                 for stream in begun:
                     self._ends.finish(stream, stream.ending or Ending("cancelled"), None, now)
         if not self._parts.fleet.ending and not self._stopped:
-            self._stopped = True
-            self._show(now, force=True)
-            self._parts.out.do(Stop())
+            self._leave(now)
+
+    def _leave(self, now: Now) -> None:
+        self._stopped, self._drain_until = True, None
+        self._parts.admission.closed = True
+        self._show(now, force=True)
+        self._parts.out.do(Stop())
 
     @property
     def _state(self) -> NodeState:

@@ -224,6 +224,11 @@ class Drain:
     grace_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Go at once: what runs is the next daemon's."""
+
+
 Event = (
     MessageArrived
     | BrokerConnected
@@ -238,6 +243,7 @@ Event = (
     | Synced
     | Tick
     | Drain
+    | Leave
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edged.core.events import Drain, EngineStep, Finished, MessageArrived, Published, Stop, Tick
+from edged.core.events import Drain, EngineStep, Finished, Leave, MessageArrived, Published, Stop, Tick
 from edged.core.settings import ModelSettings
 from tests.core.world import DEFAULTS, World
 
@@ -297,6 +297,25 @@ def test_drain_cancels_after_the_grace_period_even_an_engine_that_does_not_liste
 
     assert world.reply()[-1]["finish_reason"] == "cancelled"
     assert sum(isinstance(e, Stop) for e in world.effects) == 1
+
+
+def test_to_leave_at_once_is_said_and_what_runs_is_the_next_daemons() -> None:
+    world = World(parallel=1)
+    world.request("runs")
+    world.say(world.generated[0].uid, "Once ")
+    world.request("waits", "waits")
+    world.tell(Drain(20))
+    for _ in range(2):
+        world.tell(Leave())
+    world.request("late")
+    world.wait(60)
+
+    assert sum(isinstance(e, Stop) for e in world.effects) == 1
+    assert [s["state"] for s in world.on("status")][-2:] == ["draining", "offline"]
+    assert world.cancelled == []
+    assert world.reply("late")[-1]["error"]["code"] == "draining"
+    later = World(before=world, boot=8)
+    assert [order.generated for order in later.generated] == [(0,), ()]
 
 
 def test_status_tells_the_load_and_not_too_often() -> None:

@@ -204,6 +204,24 @@ def test_sigterm_drains(broker: Broker, start_node: StartNode) -> None:
     assert states[-2:] == ["draining", "offline"]
 
 
+def test_a_second_sigterm_leaves_at_once_with_a_word_and_what_runs_goes_on_with_the_next_start(
+    broker: Broker, start_node: StartNode
+) -> None:
+    node = start_node(broker, EDGED_SERVICE__GRACE_S="600")
+    with Listener(broker.host, broker.port, f"{node.base}/#") as listener:
+        listener.publish(f"{node.base}/req/runs", {**ENDLESS, "max_tokens": 300})
+        listener.chunk("runs")
+        os.kill(node.pid, signal.SIGTERM)
+        listener.wait(lambda m: m.topic.endswith("/status") and m.json()["state"] == "draining")
+        code = node.terminate()
+        listener.wait(lambda m: m.topic.endswith("/status") and m.json()["state"] == "offline")
+        node.start()
+        runs = listener.final("runs")
+
+    assert code == 0
+    assert (runs["finish_reason"], runs["gen"], runs["metrics"]["resumed"]) == ("length", 1, 1)
+
+
 def test_kill_9_of_the_daemon_takes_the_engine_with_it_and_publishes_the_will(
     broker: Broker, start_node: StartNode
 ) -> None:
