@@ -36,6 +36,10 @@ class _UsageError(Exception):
     """The command line is wrong; the message says how."""
 
 
+class _OutputError(Exception):
+    """The answer cannot be written; the message says why."""
+
+
 def ask(
     prompt: str | None,
     *,
@@ -86,6 +90,10 @@ def ask(
     except BrokenPipeError:
         terminal.abandon()
         return BROKEN_PIPE
+    except _OutputError as error:
+        terminal.abandon()
+        terminal.say(f"the answer cannot be written: {error}")
+        return FAILED
 
 
 def _converse(client: Client, question: str, fields: Fields, kind: Kind, terminal: _Terminal, *, as_json: bool) -> int:
@@ -197,21 +205,33 @@ class _Terminal:
         """Write a piece of the answer, at once."""
         if text:
             self._in_line = not text.endswith("\n")  # first: Ctrl-C may come while writing
-            self._out.write(text.translate(_VISIBLE) if self._is_tty else text)
-            self._out.flush()
+            self._write(text.translate(_VISIBLE) if self._is_tty else text)
 
     def end_line(self) -> None:
         """Make the answer end with a newline, where there is one."""
         if self._in_line:
             self._in_line = False
-            self._out.write("\n")
-            self._out.flush()
+            self._write("\n")
 
     def say(self, text: str, *, name: bool = True) -> None:
         """Write a line that is no part of the answer."""
         self.end_line()
-        self._err.write(f"{'edged: ' if name else ''}{text.translate(_VISIBLE)}\n")
-        self._err.flush()
+        try:
+            self._err.write(f"{'edged: ' if name else ''}{text.translate(_VISIBLE)}\n")
+            self._err.flush()
+        except BrokenPipeError:
+            raise
+        except OSError:  # there is nowhere left to say it
+            return
+
+    def _write(self, text: str) -> None:
+        try:
+            self._out.write(text)
+            self._out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise _OutputError(error.strerror or str(error)) from None
 
     def abandon(self) -> None:
         """Nobody reads: let what is still buffered go nowhere, or the interpreter complains at its exit."""

@@ -84,11 +84,14 @@ def compose(prompt: object, fields: Mapping[str, object]) -> Order:
         body["messages"] = [_plain(turn) for turn in prompt] if isinstance(prompt, Sequence) else prompt
     body |= fields
     try:
-        text = json.dumps(body)
+        payload = json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        what = f"the lone surrogate U+{ord(error.object[error.start]):04X}, which stands for bytes that are no UTF-8"
+        raise InvalidRequest(f"the request is no text: it has {what}") from None
     except (TypeError, ValueError, RecursionError) as error:
         raise InvalidRequest(f"the request cannot be written as JSON: {error}") from None
     try:
-        request = parse_request(text.encode(), max_bytes=sys.maxsize)
+        request = parse_request(payload, max_bytes=sys.maxsize)
     except RequestError as error:
         raise InvalidRequest(error.message, field=error.field, code=error.code) from None
     if request.id is None:

@@ -250,16 +250,34 @@ def test_a_reader_that_goes_away_cancels_in_silence(options: Options, puppet: Pu
         assert process.wait(PATIENCE_S) == 141
 
 
-def test_closed_standard_streams_are_no_reason_to_fail(options: Options, puppet: PuppetNode) -> None:
-    puppet.on_request = lambda asked: asked.answer("Hi")
+def redirected(options: Options, prompt: str | None, redirection: str) -> subprocess.CompletedProcess[str]:
+    """One `edged ask` with its standard streams as the shell has them."""
     program = (
         "import json, sys; from edged.client.ask import ask; p, k = json.loads(sys.argv[1]); sys.exit(ask(p, **k))"
     )
-    keywords = {"connection": dict(options), "fields": {}}
-    for prompt, code in (("Hello?", 0), (None, 2)):
-        command = [sys.executable, "-c", program, json.dumps([prompt, keywords])]
-        closing = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command]
-        assert subprocess.run(closing, check=False, timeout=PATIENCE_S).returncode == code
+    command = [sys.executable, "-c", program, json.dumps([prompt, {"connection": dict(options), "fields": {}}])]
+    shell = ["sh", "-c", f'exec "$@" {redirection}', "sh", *command]
+    return subprocess.run(shell, check=False, timeout=PATIENCE_S, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(("prompt", "code"), [("Hello?", 0), (None, 2)])
+def test_closed_standard_streams_are_no_reason_to_fail(
+    options: Options, puppet: PuppetNode, prompt: str | None, code: int
+) -> None:
+    puppet.on_request = lambda asked: asked.answer("Hi")
+    assert redirected(options, prompt, "<&- >&- 2>&-").returncode == code
+
+
+def test_a_full_disk_is_explained(options: Options, puppet: PuppetNode) -> None:
+    puppet.on_request = lambda asked: asked.answer("Hi")
+    done = redirected(options, "Hello?", ">/dev/full")
+    assert (done.returncode, done.stderr) == (1, "edged: the answer cannot be written: No space left on device\n")
+
+
+def test_figures_that_cannot_be_written_are_no_reason_to_fail(options: Options, puppet: PuppetNode) -> None:
+    puppet.on_request = lambda asked: asked.answer("Hi")
+    done = redirected(options, "Hello?", "2>/dev/full")
+    assert (done.returncode, done.stdout) == (0, "Hi\n")
 
 
 def test_a_terminal_that_cannot_show_a_character_shows_its_number(options: Options, puppet: PuppetNode) -> None:

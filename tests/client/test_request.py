@@ -61,6 +61,17 @@ def test_errors_are_those_of_the_daemon(body: dict[str, object]) -> None:
     assert ours.value.code == theirs.value.code
 
 
+def test_text_that_is_none_is_called_so() -> None:
+    """As Python has bytes of the command line that are no UTF-8."""
+    for body in ({"prompt": "caf\udce9"}, {"prompt": "Hi", "stop": ["caf\udce9"]}):
+        prompt = str(body.pop("prompt"))
+        with pytest.raises(InvalidRequest) as caught:
+            compose(prompt, body)
+        assert str(caught.value) == (
+            "the request is no text: it has the lone surrogate U+DCE9, which stands for bytes that are no UTF-8"
+        )
+
+
 @pytest.mark.parametrize("prompt", [5, None, b"bytes", [5], [{"role": "user"}], [], "\ud800"])
 def test_what_is_no_prompt_is_refused(prompt: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
