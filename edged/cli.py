@@ -101,7 +101,8 @@ def print_sample() -> None:
 def check_config(config: ConfigFile = None) -> None:
     """Check the configuration; print what is in force and where it comes from, as TOML without secrets.
 
-    Exits with 78 and a sentence for each mistake if there is one.
+    Exits with 78 and a sentence for each mistake if there is one. Named files are looked at, the models' as well; the
+    journal is not, for it belongs to the daemon's user.
     """
     from edged.config import Sources, check_files, secret_warnings, summary  # noqa: PLC0415
     from edged.engine import files  # noqa: PLC0415
@@ -112,14 +113,16 @@ def check_config(config: ConfigFile = None) -> None:
         check_files(settings)
         if settings.mqtt.tls:
             _tls(settings)
-        warnings = [*sources.warnings, *secret_warnings(settings)]
+        for warning in (*sources.warnings, *secret_warnings(settings)):
+            typer.echo(f"warning: {warning}", err=True)
+        unusable = []
         for model in settings.models:
             try:
                 files.describe(files.resolve(model.path))
             except files.ModelFileError as error:
-                warnings.append(f"[[models]] {model.alias}: {error}")
-        for warning in warnings:
-            typer.echo(f"warning: {warning}", err=True)
+                unusable.append(f"[[models]] {model.alias}: {error}")
+        if unusable:
+            raise files.ModelFileError("\n".join(unusable))
         typer.echo(f"# ok: {sources.path or 'no file; environment and defaults alone'}")
         typer.echo(f"# password: {settings.mqtt.password_path() or 'none'}")
         typer.echo(f"# journal: {settings.journal.file()}\n")
@@ -247,8 +250,8 @@ def ask(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Ask a node and show the answer as it is generated.
 
-    Exits with 0 after an answer, 1 if the request failed, 69 if broker or node cannot be reached, 75 if it may succeed
-    later, 130 after Ctrl-C, which cancels the request.
+    Exits with 0 after an answer, 1 if the request failed, 2 if it is none, 69 if broker or node cannot be reached, 75 if
+    it may succeed later, 78 if the configuration is wrong, 130 after Ctrl-C, which cancels the request.
     """
     from edged.client.ask import ask as ask_node  # noqa: PLC0415
     from edged.config import load  # noqa: PLC0415

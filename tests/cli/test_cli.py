@@ -170,13 +170,23 @@ def test_check_config_warns_about_what_is_odd(monkeypatch: pytest.MonkeyPatch, t
     monkeypatch.setenv("EDGED_MQTT_HOST", "x")
     monkeypatch.setenv("EDGED_MQTT__USERNAME", "me")
     monkeypatch.setenv("EDGED_MQTT__PASSWORD_FILE", str(password))
-    monkeypatch.setenv("EDGED_MODELS", '[{"path": "/nowhere/m.gguf"}]')
     shown = _invoke("check-config")
     assert shown.exit_code == 0
-    first, second, third = shown.stderr.splitlines()
+    first, second = shown.stderr.splitlines()
     assert first.startswith("warning: environment EDGED_MQTT_HOST is no setting")
     assert "everyone on this machine can read" in second
-    assert third.startswith("warning: [[models]] m: model file '/nowhere/m.gguf' does not exist")
+
+
+def test_check_config_refuses_models_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = tmp_path / "text.gguf"
+    text.write_text("no model")
+    paths = ["/nowhere/m.gguf", str(text), "starter"]
+    monkeypatch.setenv("EDGED_MODELS", json.dumps([{"alias": f"m{i}", "path": path} for i, path in enumerate(paths)]))
+    shown = _invoke("check-config")
+    assert (shown.exit_code, shown.stdout) == (78, "")
+    first, second = shown.stderr.splitlines()
+    assert first.startswith("edged: [[models]] m0: model file '/nowhere/m.gguf' does not exist")
+    assert second.startswith("edged: [[models]] m1: ")
 
 
 def _gguf(path: Path) -> Path:
