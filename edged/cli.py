@@ -250,8 +250,8 @@ def ask(  # noqa: PLR0913 - one for each option
 ) -> None:
     """Ask a node and show the answer as it is generated.
 
-    Exits with 0 after an answer, 1 if the request failed, 2 if it is none, 69 if broker or node cannot be reached, 75 if
-    it may succeed later, 78 if the configuration is wrong, 130 after Ctrl-C, which cancels the request.
+    Exits with 0 after an answer, 1 if the request failed, 2 if it is none, 69 if broker or node cannot be reached, 75
+    if it may succeed later, 78 if the configuration is wrong, 130 after Ctrl-C, which cancels the request.
     """
     from edged.client.ask import ask as ask_node  # noqa: PLC0415
     from edged.config import load  # noqa: PLC0415

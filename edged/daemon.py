@@ -28,6 +28,7 @@ from edged.inbox import Control, FromEngine, Inbox, Single, Stop
 from edged.mqtt.connection import Connection
 from edged.mqtt.happenings import Arrived, Ended, Happening, Ready, Refused
 from edged.observe.notify import Notifier, watchdog_interval_s
+from edged.observe.repeats import Repeats
 from edged.observe.status import Status
 from edged.wire.messages import ModelCard
 from edged.wire.topics import Kind
@@ -65,6 +66,7 @@ class Daemon:
         self._notifier = Notifier()
         self._status = Status((model.alias for model in settings.models), self._notifier.status)
         self._children: dict[str, int] = {}
+        self._repeats = Repeats()
         self._stops = 0
         self._early_ready: Ready | None = None
         self._leave_at: float | None = None
@@ -271,11 +273,14 @@ class Daemon:
             case protocol.Ready():
                 self._children[model] = item.child
                 self._status.model(model, "ready")
+                self._repeats.ready(model)
                 return [events.EngineReady(model, self._card(model, report))]
             case protocol.Note():
-                log.log(_LEVELS[report.level], "llama.cpp", model=model, text=report.text)
+                level = report.level if self._repeats.is_news(model, report.text) else "debug"
+                log.log(_LEVELS[level], "llama.cpp", model=model, text=report.text)
             case Lost():
                 self._status.model(model, report.reason)
+                self._repeats.lost(model)
                 error = wiring.error_code(report.error)
                 return [events.EngineLost(model, report.reason, error, report.outside, report.retry_in_s)]
             case _:

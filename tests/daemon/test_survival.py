@@ -11,6 +11,7 @@ from zlib import crc32
 
 import pytest
 
+from edged.engine.files import resolve
 from tests.brokers import Broker, LocalBroker
 from tests.fixtures import StartNode, StartScripted
 from tests.listener import Listener
@@ -129,6 +130,23 @@ def test_a_model_that_cannot_be_loaded_is_told_until_it_can(broker: Broker, star
         assert "812 MB" in final["error"]["message"]
         assert final["error"]["retry_after_ms"] > 0
     assert served["finish_reason"] == "stop"
+
+
+def test_what_is_said_at_every_attempt_to_load_a_model_is_logged_once(
+    broker: Broker, start_node: StartNode, tmp_path: Path
+) -> None:
+    path = tmp_path / "cut.gguf"
+    with resolve("starter").open("rb") as file:
+        path.write_bytes(file.read(3_000_000))
+    models = json.dumps([{"path": str(path), "threads": 1}])
+    node = start_node(broker, ready=False, EDGED_MODELS=models, EDGED_LOG__LEVEL="debug", EDGED_LOG__FORMAT="json")
+
+    def levels() -> list[str]:
+        found = (json.loads(line) for line in node.log().splitlines(keepends=True) if line.endswith("\n"))
+        return [line["level"] for line in found if "data is not within the file bounds" in line.get("text", "")]
+
+    wait_until(lambda: len(levels()) >= 3, "several attempts")
+    assert levels()[:3] == ["error", "debug", "debug"]
 
 
 def test_an_answer_goes_on_when_there_is_memory_for_the_model_again(
