@@ -87,20 +87,11 @@ class ChatTemplate:
         except Exception as error:  # it is a program by strangers: what it can raise is not known
             raise PromptError(f"the model's chat template is no valid Jinja: {_why(error)}") from error
 
-    def tokenize(self, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Tokens of a conversation of (role, content), up to where the model's answer begins.
-
-        Raises:
-            PromptError: the model has no template, or its template refuses or drops what it was given.
-        """
-        tokens, _ = self.prompt(messages)
-        return tokens
-
     def prompt(self, messages: Sequence[tuple[str, str]], own: int = 0) -> tuple[list[int], int]:
-        """Tokens of a conversation as by `tokenize`, and how far they are the operator's words.
+        """Tokens of a conversation, up to where the model's answer begins, and how far they are the operator's words.
 
         Args:
-            messages: the conversation.
+            messages: the conversation, (role, content) each.
             own: so many of the first messages are the operator's.
 
         Returns:

@@ -52,7 +52,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_a_template_may_not_or_cannot_do_refuses_the_conversation(attempt: str) -> None:
     with pytest.raises(PromptError, match=r"^the model's chat template refuses this conversation: ."):
-        ChatTemplate(attempt + "{{ messages[0].content }}", Characters({})).tokenize(HELLO)
+        ChatTemplate(attempt + "{{ messages[0].content }}", Characters({})).prompt(HELLO)[0]
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_what_a_template_may_not_or_cannot_do_refuses_the_conversation(attempt: 
 )
 def test_the_inside_of_an_object_prints_as_nothing(attempt: str) -> None:
     vocabulary = Characters({})
-    assert vocabulary.said(ChatTemplate(attempt + "{{ messages[0].content }}", vocabulary).tokenize(HELLO)) == "Hello"
+    assert vocabulary.said(ChatTemplate(attempt + "{{ messages[0].content }}", vocabulary).prompt(HELLO)[0]) == "Hello"
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_template_that_does_not_come_to_an_end_is_ended(loop: str) -> None:
     endless = ChatTemplate(loop + "{{ messages[0].content }}", Characters({}))
     for _ in range(2):
         with pytest.raises(PromptError, match=r"it has not come to an end after 0\.05 s"):
-            endless.tokenize(HELLO)
+            endless.prompt(HELLO)[0]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -120,7 +120,7 @@ def test_an_interruption_that_python_swallows_comes_again(monkeypatch: pytest.Mo
         "{{ strftime_now('') }}{% for a in range(9999) %}{{ range(9999) | list }}{% endfor %}", Characters({})
     )
     with pytest.raises(PromptError, match=r"it has not come to an end after 0\.05 s"):
-        endless.tokenize(HELLO)
+        endless.prompt(HELLO)[0]
     assert swallowed == ["once"]
 
 
@@ -138,7 +138,7 @@ def test_a_template_is_not_charged_for_what_other_threads_compute(monkeypatch: p
     endless = ChatTemplate("{% for a in range(9999) %}{{ range(9999) | list }}{% endfor %}", Characters({}))
     looks.clear()
     with pytest.raises(PromptError, match="it has not come to an end"):
-        endless.tokenize(HELLO)
+        endless.prompt(HELLO)[0]
     assert looks == pytest.approx([0.0, 0.02, 0.04, 0.06])
 
 
@@ -146,9 +146,9 @@ def test_a_template_is_not_charged_for_what_other_threads_compute(monkeypatch: p
 def test_after_a_template_no_timer_is_left() -> None:
     before = signal.getsignal(signal.SIGVTALRM)
     well = ChatTemplate("{{ messages[0].content }}", Characters({}))
-    well.tokenize(HELLO)
+    well.prompt(HELLO)[0]
     with pytest.raises(PromptError):
-        ChatTemplate("{{ messages.x.y }}", Characters({})).tokenize(HELLO)
+        ChatTemplate("{{ messages.x.y }}", Characters({})).prompt(HELLO)[0]
     assert signal.getitimer(signal.ITIMER_VIRTUAL) == (0.0, 0.0)
     assert signal.getsignal(signal.SIGVTALRM) == before
 
@@ -157,5 +157,5 @@ def test_one_template_that_fails_does_not_harm_the_next_conversation() -> None:
     vocabulary = Characters({})
     moody = ChatTemplate("{% if messages | length > 1 %}{{ 1 / 0 }}{% endif %}{{ messages[0].content }}", vocabulary)
     with pytest.raises(PromptError):
-        moody.tokenize([*HELLO, *HELLO])
-    assert vocabulary.said(moody.tokenize(HELLO)) == "Hello"
+        moody.prompt([*HELLO, *HELLO])[0]
+    assert vocabulary.said(moody.prompt(HELLO)[0]) == "Hello"
