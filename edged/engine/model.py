@@ -160,7 +160,8 @@ class Vocabulary:
     @cached_property
     def longest(self) -> int:
         """No token is more text than that, bytes."""
-        return max(len(llama.llama_vocab_get_text(self._pointer, token)) for token in range(self.size))
+        sizes = (len(llama.llama_vocab_get_text(self._pointer, token)) for token in range(self.size))
+        return max(1, max(sizes, default=1))
 
     def tokenize(self, text: str) -> list[int]:
         """Tokens of plain text: no token is added, and none of it becomes a control token.
