@@ -147,6 +147,8 @@ class Core:
 
     def _tell(self, now: Now) -> None:
         """Tell those who want to know it how far they, or their turn, are."""
+        if self._stopped:
+            return
         for stream in self._parts.fleet.running:
             self._parts.say(stream, stream.news(now))
         waiting = [stream for stream in self._parts.fleet.surviving if stream.request.progress]
@@ -165,6 +167,8 @@ class Core:
         self._parts.courier.keep(stream.standing())
 
     def _step(self, event: EngineStep, now: Now) -> None:
+        if self._stopped:  # `offline` has been said: it is the next daemon's
+            return
         engine = self._parts.fleet[event.model]
         for progress in event.prefill:
             if stream := engine.running.get(progress.uid):
@@ -235,6 +239,8 @@ class Core:
             self._drain_on(now)
 
     def _flush_due(self, stream: Stream) -> float | None:
+        if self._stopped:
+            return None
         settings = self._parts.settings
         return stream.flush_due(
             flush_s=settings.flush_s, flush_tokens=settings.flush_tokens, max_waiting=settings.max_waiting

@@ -136,7 +136,10 @@ class Stream:
         Args:
             outside: the engine was killed from outside: nobody who ran there is to blame, unless it goes on like that.
         """
-        self._fruitless = self._fruitless + 1 if len(self.answer.tokens) == self._begun_with else 0
+        if len(self.answer.tokens) != self._begun_with:
+            self._fruitless = 0
+        elif not self.holds:  # who is held brings no token, whatever kills the engine
+            self._fruitless += 1
         if self.ending is not None:
             return self.ending
         if self.is_long_enough:

@@ -305,11 +305,18 @@ def test_to_leave_at_once_is_said_and_what_runs_is_the_next_daemons() -> None:
     world.say(world.generated[0].uid, "Once ")
     world.request("waits", "waits")
     world.tell(Drain(20))
+    world.say(world.generated[0].uid, "upon ")
     for _ in range(2):
         world.tell(Leave())
+    said = len(world.reply("runs"))
+    assert world.core.wake_at() == 1100, "nothing but the deadline is due any more"
+    for _ in range(20):
+        world.say(world.generated[0].uid, "more ")
+        world.wait(0.05)
     world.request("late")
     world.wait(60)
 
+    assert len(world.reply("runs")) == said, "it has gone"
     assert sum(isinstance(e, Stop) for e in world.effects) == 1
     assert [s["state"] for s in world.on("status")][-2:] == ["draining", "offline"]
     assert world.cancelled == []

@@ -156,6 +156,24 @@ def test_a_suspect_whose_text_does_not_get_away_makes_way_until_it_does() -> Non
     assert prompts(world)[4:] == ["a"]
 
 
+def test_a_pause_through_many_kills_from_outside_is_nobodys_fault() -> None:
+    world = World(parallel=4)
+    for name in ("held", "runs"):
+        world.request(name, name)
+    world.say(world.running("held"), "Once ", 9)
+    world.ctl("held", "pause")
+    for _ in range(8):
+        world.say(world.running("runs"), "x")
+        world.lose(outside=True)
+        world.ready(parallel=4)
+    world.ctl("held", "resume")
+    world.lose(outside=True)
+    world.ready(parallel=4)
+    world.finish(world.running("held"))
+    assert world.reply("held")[-1]["metrics"]["resumed"] == 9
+    assert world.text("held") == "Once "
+
+
 def _making_way() -> tuple[World, int, int]:
     """Two suspects, of which the first has been cleared and is asked to make way for the second."""
     world = World(parallel=2)
