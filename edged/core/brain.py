@@ -299,7 +299,6 @@ class Core:
 
     def _leave(self, now: Now) -> None:
         self._stopped, self._drain_until = True, None
-        self._parts.admission.closed = True
         self._show(now, force=True)
         self._parts.out.do(Stop())
 

@@ -85,6 +85,16 @@ def test_cleared_suspects_make_way_so_that_long_answers_do_not_hold_up_the_other
     assert [world.reply(name)[-1]["metrics"]["preemptions"] for name in lengths] == [1, 1, 0]
 
 
+def suspects(names: str) -> World:
+    """Requests whose engine has died; the first of them goes on, alone."""
+    world = World(parallel=4)
+    for name in names:
+        world.request(name, name)
+    world.lose()
+    world.ready(parallel=4)
+    return world
+
+
 def prompts(world: World) -> list[str]:
     """Of all that the engines were given, in order."""
     return ["".join(content for _, content in order.messages or ()) for order in world.generated]
@@ -109,11 +119,7 @@ def test_nobody_waits_for_a_suspect_that_is_paused() -> None:
 
 
 def test_a_suspect_that_is_paused_while_it_is_alone_makes_way_and_is_alone_again_when_it_goes_on() -> None:
-    world = World(parallel=4)
-    for name in "ab":
-        world.request(name, name)
-    world.lose()
-    world.ready(parallel=4)
+    world = suspects("ab")
     a, b = world.running("a"), world.running("b")
     world.ctl("a", "pause")
     assert world.cancelled == [a]
@@ -136,11 +142,7 @@ def test_a_suspect_that_is_paused_while_it_is_alone_makes_way_and_is_alone_again
 
 
 def test_a_suspect_whose_text_does_not_get_away_makes_way_until_it_does() -> None:
-    world = World(parallel=4)
-    for name in "ab":
-        world.request(name, name)
-    world.lose()
-    world.ready(parallel=4)
+    world = suspects("ab")
     a = world.running("a")
     world.confirms = False
     while Hold("m", a) not in world.effects:
