@@ -63,10 +63,22 @@ if [ -z "${CMAKE_BUILD_PARALLEL_LEVEL:-}" ] && [ -r /proc/meminfo ]; then
     export CMAKE_BUILD_PARALLEL_LEVEL
 fi
 
+# A compiler's mistake is mended on the way (the header says which); the quotes are for the compiler's shell.
+export CXXFLAGS="${CXXFLAGS:+$CXXFLAGS }-include '$PWD/deploy/llama.h'"
+
 log=.venv/setup.log
 : >"$log"
 # -v brings the compiler's progress into the log.
 "$python" -m deploy.patiently "$log" "$python" -m pip install -v --disable-pip-version-check -e ".[$extras]"
 "$python" -m deploy.patiently "$log" "$python" -m pip install --disable-pip-version-check --no-deps "$starter"
+# pip keeps the llama.cpp that it compiled once, for ever: perhaps for another processor, or without that header.
+if ! "$python" -m deploy.computes; then
+    echo "edged: it is compiled anew"
+    "$python" -m pip cache remove llama_cpp_python >>"$log" 2>&1 || true
+    version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
+    "$python" -m deploy.patiently "$log" \
+        "$python" -m pip install -v --disable-pip-version-check --force-reinstall --no-deps "llama-cpp-python==$version"
+    "$python" -m deploy.computes
+fi
 echo "$wanted" >".venv/.edged-$extras"
 echo "edged: set up in .venv"

@@ -15,6 +15,7 @@ import llama_cpp as llama
 
 from edged.engine.context import Context, Shape
 from edged.engine.cores import usable_cores
+from edged.engine.mapping import let_go
 from edged.engine.protocol import Load
 
 #: Most tokens in one `llama_decode`; a prompt longer than this is prefilled in several steps.
@@ -95,12 +96,15 @@ def offloads(load: Load) -> bool:
     return bool(load.gpu_layers and llama.llama_supports_gpu_offload())
 
 
-def open_file(path: Path, *, gpu_layers: int, on_progress: Callable[[float], None], log: LogTap) -> int:
+def open_file(
+    path: Path, *, gpu_layers: int, on_progress: Callable[[float], None], log: LogTap, repack: bool = True
+) -> int:
     """Load a GGUF file, without a context; returns llama.cpp's `llama_model`, which the caller frees.
 
     Args:
         path: the file.
         gpu_layers: layers to offload; no effect in a build without a GPU backend.
+        repack: as in `Load`.
         on_progress: called with the fraction that is done.
         log: of llama.cpp.
 
@@ -110,6 +114,7 @@ def open_file(path: Path, *, gpu_layers: int, on_progress: Callable[[float], Non
     llama.llama_backend_init()
     params = llama.llama_model_default_params()
     params.n_gpu_layers = gpu_layers
+    params.use_extra_bufts = repack
 
     def progress(fraction: float, _user_data: ctypes.c_void_p) -> bool:
         on_progress(fraction)
@@ -120,6 +125,7 @@ def open_file(path: Path, *, gpu_layers: int, on_progress: Callable[[float], Non
     pointer: int | None = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not pointer:
         raise ModelError(f"llama.cpp cannot load {path.name!r}: {log.why}")
+    let_go(path)  # of what it has made layouts of its own from; the rest comes back with the first step
     return pointer
 
 
@@ -229,7 +235,7 @@ class Model:
         abort_flag: int | None = None,
     ) -> None:
         pointer = self._pointer = open_file(
-            Path(load.path), gpu_layers=load.gpu_layers, on_progress=on_progress, log=log
+            Path(load.path), gpu_layers=load.gpu_layers, on_progress=on_progress, log=log, repack=load.repack
         )
         self._load = load
         self._log = log

@@ -184,8 +184,18 @@ class EngineProcess:
             outside = not by_us and -code in (signal.SIGKILL, signal.SIGTERM)
             what = "it closed its socket and did not end" if by_us else obituary(code)
             reason = f"{what}{' because memory ran out' if short else ''}"
-            death = _Death(reason, "out_of_memory" if short and death.loading else "", outside)
+            if code == -signal.SIGILL and death.loading:
+                death = self._do_without_repacking(reason)
+            else:
+                death = _Death(reason, "out_of_memory" if short and death.loading else "", outside)
         return replace(death, reason=f"{death.reason}{dialogue.last_words()}")
+
+    def _do_without_repacking(self, reason: str) -> _Death:
+        """Have the next child leave out llama.cpp's most special instructions: better slow than not at all."""
+        if not self._load.repack:
+            return _Death(reason, "unavailable")
+        self._load = replace(self._load, repack=False)
+        return _Death(f"{reason}; until then the model is computed more slowly, without repacked weights")
 
     def _spawn(self, theirs: socket.socket, pulse: Pulse) -> subprocess.Popen[bytes]:
         return subprocess.Popen(  # noqa: S603 - our own module, no shell
@@ -370,6 +380,11 @@ def obituary(code: int) -> str:
     """How a process ended, by its exit code as `subprocess` tells it."""
     if code >= 0:
         return f"its process ended with exit code {code}"
+    if code == -signal.SIGILL:
+        return (
+            "its process was ended by SIGILL: llama.cpp was compiled with instructions that do not work here; compile "
+            'it anew on this machine, as the README says under "Install and run"'
+        )
     try:
         return f"its process was ended by {signal.Signals(-code).name}"
     except ValueError:

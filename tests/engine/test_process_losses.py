@@ -70,6 +70,35 @@ def test_whether_a_child_was_killed_from_outside_is_told(number: signal.Signals,
         assert (lost.outside, number.name in lost.reason) == (outside, True)
 
 
+def test_where_llama_cpps_instructions_are_unknown_the_model_is_loaded_without_the_most_special_ones() -> None:
+    with child("illegal", "repacked") as handle:
+        _, lost = handle.next(Lost)
+        assert (lost.error, lost.outside) == ("", False), "who waits has to wait for the next try only"
+        assert "SIGILL" in lost.reason
+        assert '"Install and run"' in lost.reason, "what to do about it"
+        assert "without repacked weights" in lost.reason, "and what is done meanwhile"
+        assert handle.next(Ready)[0] == 2
+        assert handle.engine.pid is not None
+        os.kill(handle.engine.pid, signal.SIGKILL)
+        assert handle.next(Ready)[0] == 3, "nobody tries again what is known not to work"
+
+
+def test_where_even_that_does_not_help_who_waits_is_told() -> None:
+    with child("illegal", "all") as handle:
+        assert [handle.next(Lost)[1].error for _ in range(3)] == ["", "unavailable", "unavailable"]
+        assert "without repacked weights" not in handle.next(Lost)[1].reason
+
+
+def test_an_illegal_instruction_later_on_is_a_death_as_any_other() -> None:
+    with child("serves") as handle:
+        handle.next(Ready)
+        assert handle.engine.pid is not None
+        os.kill(handle.engine.pid, signal.SIGILL)
+        _, lost = handle.next(Lost)
+        assert "SIGILL" in lost.reason
+        assert "repacked" not in lost.reason
+
+
 def test_a_child_that_the_daemon_has_killed_was_not_killed_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_GRACE_S", 0.1)
     with child("lingers") as handle:

@@ -1,0 +1,95 @@
+"""What is mapped of a file, and not needed, is in nobody's way."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edged.engine import mapping
+from edged.engine.mapping import let_go
+from edged.engine.model import LogTap, open_file
+from edged.engine.protocol import Load, Ready
+from tests.engine.handles import Handle
+
+SIZE = 64 * mmap.PAGESIZE
+
+
+def resident(path: Path, process: str = "self") -> int:
+    """How much of a file's mappings is in a process's memory, bytes."""
+    total, counts = 0, False
+    for line in Path(f"/proc/{process}/smaps").read_text().splitlines():
+        first = line.split(maxsplit=1)[0]
+        if not first.endswith(":"):
+            counts = line.endswith(f" {path}")
+        elif counts and first == "Rss:":
+            total += int(line.split()[1]) * 1024
+    return total
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """With a space in its name, as people have them."""
+    path = tmp_path / "a file"
+    path.write_bytes(b"x" * SIZE)
+    return path
+
+
+@pytest.fixture
+def mapped(file: Path) -> Iterator[mmap.mmap]:
+    """All of the file, read once."""
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ, flags=mmap.MAP_SHARED) as pages:
+        assert pages[:] == b"x" * SIZE
+        yield pages
+
+
+def test_what_was_let_go_of_is_out_of_memory_and_can_be_read_again(file: Path, mapped: mmap.mmap) -> None:
+    assert resident(file) == SIZE
+    let_go(file)
+    assert resident(file) == 0
+    assert mapped[:] == b"x" * SIZE
+
+
+def test_a_path_with_links_is_the_file_behind_them(file: Path, mapped: mmap.mmap) -> None:
+    link = file.with_name("link")
+    link.symlink_to(file)
+    let_go(link)
+    assert resident(file) == 0
+    assert mapped[0] == ord("x")
+
+
+def test_other_files_stay(file: Path, mapped: mmap.mmap) -> None:
+    let_go(file.with_name("a file too"))
+    assert resident(file) == SIZE
+    assert mapped[0] == ord("x")
+
+
+def test_what_was_written_to_a_private_copy_stays(file: Path) -> None:
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
+        pages[:3] = b"abc"
+        let_go(file)
+        assert pages[:4] == b"abcx"
+
+
+def test_without_proc_nothing_is_done(
+    file: Path, mapped: mmap.mmap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "_MAPS", tmp_path / "nowhere")
+    let_go(file)
+    assert resident(file) == SIZE
+    assert mapped[0] == ord("x")
+
+
+def test_of_a_model_that_was_loaded_nothing_is_in_memory_twice(starter: Path) -> None:
+    log = LogTap(lambda _level, _text: None)
+    pointer = open_file(starter, gpu_layers=0, on_progress=lambda _fraction: None, log=log)
+    assert pointer
+    assert resident(starter) == 0, "what is needed of it comes with the first step"
+
+
+def test_a_model_without_repacked_weights_answers_as_well(starter: Path) -> None:
+    with Handle(Load(path=str(starter), context=256, threads=1, digest="known", repack=False)) as handle:
+        assert handle.next(Ready)[1].quantisation == "Q4_1"
+        assert resident(starter, str(handle.engine.pid)) > starter.stat().st_size / 2, "they are used as they are there"
