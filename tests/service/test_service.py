@@ -10,6 +10,7 @@ from pathlib import PurePath
 
 import pytest
 
+from edged.engine.files import STARTER
 from tests.docs import pages
 from tests.service.box import NAME, SOURCE, Box, booted
 
@@ -181,7 +182,9 @@ def test_what_root_has_tuned_the_service_uses(box: Box) -> None:
         box.run("sh", "-ec", commands, timeout_s=600)
         ready(box)
         written = tomllib.loads(box.run("cat", "/etc/edged/edged.toml"))
-        path = written.get("models", [{}])[0].get("path", "SmolLM2-135M-Instruct.Q4_1.gguf")
+        path = written.get("models", [{}])[0].get("path", STARTER)
+        if path == STARTER:  # no other file was faster, as on a processor with AMX
+            path = "SmolLM2-135M-Instruct.Q4_1.gguf"
         card = json.loads(box.run("mosquitto_sub", "-C", "1", "-W", "20", "-t", f"edged/v1/{NAME}/status"))
         assert [model["file"] for model in card["models"]] == [PurePath(path).name]
 
