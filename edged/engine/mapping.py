@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_MAPS = Path("/proc/self/maps")
+_MAPS, _SMAPS = Path("/proc/self/maps"), Path("/proc/self/smaps")
 #: madvise(2): these pages are not needed for now.
 _DONTNEED = 4
 
@@ -28,3 +28,20 @@ def let_go(path: Path) -> None:
         if rest[-1] == name and b"w" not in permissions:
             start, end = (int(address, 16) for address in span.split(b"-"))
             _LIBC.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _DONTNEED)
+
+
+def share(path: Path) -> float:
+    """Which part of what is mapped of a file is in memory, 0 to 1; 1 where nothing is mapped, or /proc is missing."""
+    try:
+        lines = _SMAPS.read_bytes().splitlines()
+    except OSError:
+        return 1.0
+    name, counts = os.fsencode(path.resolve()), False
+    sizes = {b"Size:": 0, b"Rss:": 0}
+    for line in lines:
+        first, *rest = line.split(maxsplit=5)
+        if not first.endswith(b":"):  # the line of a mapping, as in maps; what follows is about it
+            counts = rest[-1] == name
+        elif counts and first in sizes:
+            sizes[first] += int(rest[0])
+    return sizes[b"Rss:"] / sizes[b"Size:"] if sizes[b"Size:"] else 1.0

@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from edged.engine import mapping
-from edged.engine.mapping import let_go
+from edged.engine import mapping, worker
+from edged.engine.mapping import let_go, share
 from edged.engine.model import LogTap, open_file
 from edged.engine.protocol import Load, Ready
-from tests.engine.handles import Handle
+from edged.engine.requantise import requantise
+from tests.engine.handles import Handle, until
+from tests.engine.kinds import letters
+from tests.engine.rig import Rig
 
 SIZE = 64 * mmap.PAGESIZE
 
@@ -73,12 +76,26 @@ def test_what_was_written_to_a_private_copy_stays(file: Path) -> None:
         assert pages[:4] == b"abcx"
 
 
+def test_the_share_that_is_in_memory_is_told(file: Path, mapped: mmap.mmap) -> None:
+    assert share(file) == 1
+    let_go(file)
+    assert share(file) == 0
+    assert mapped[0] == ord("x")
+    assert share(file) > 0
+
+
+def test_of_what_is_not_mapped_nothing_is_missing(file: Path) -> None:
+    assert share(file) == 1
+
+
 def test_without_proc_nothing_is_done(
     file: Path, mapped: mmap.mmap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapping, "_MAPS", tmp_path / "nowhere")
+    monkeypatch.setattr(mapping, "_SMAPS", tmp_path / "nowhere")
     let_go(file)
     assert resident(file) == SIZE
+    assert share(file) == 1
     assert mapped[0] == ord("x")
 
 
@@ -93,3 +110,35 @@ def test_a_model_without_repacked_weights_answers_as_well(starter: Path) -> None
     with Handle(Load(path=str(starter), context=256, threads=1, digest="known", repack=False)) as handle:
         assert handle.next(Ready)[1].quantisation == "Q4_1"
         assert resident(starter, str(handle.engine.pid)) > starter.stat().st_size / 2, "they are used as they are there"
+
+
+def test_of_a_file_that_llama_cpp_repacks_next_to_nothing_stays_in_memory(starter: Path, tmp_path: Path) -> None:
+    path = tmp_path / "repacked.gguf"
+    requantise(starter, path, "Q4_0", threads=1, on_tensor=lambda: None)
+    with Handle(Load(path=str(path), context=256, threads=1, digest="known")) as handle:
+        handle.next(Ready)
+        until(lambda: resident(path, str(handle.engine.pid)) < path.stat().st_size / 20)
+
+
+def test_it_is_let_go_of_whenever_there_is_nothing_to_do_any_more(
+    rig: Rig, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = list[Path]()
+    monkeypatch.setattr(worker, "let_go", gone.append)
+    rig.worker._is_repacked = True
+    rig.ask(1, letters(20, 1), max_tokens=5)
+    rig.run_until(lambda: len(rig.worker._scheduler.running) == 0)
+    assert gone == [plain]
+    rig.worker._rest()
+    assert gone == [plain], "nothing has come back meanwhile"
+    rig.ask(2, letters(20, 1), max_tokens=5)
+    rig.worker._rest()
+    assert gone == [plain] * 2
+
+
+def test_of_weights_that_are_used_as_they_are_nothing_is_let_go_of(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = list[Path]()
+    monkeypatch.setattr(worker, "let_go", gone.append)
+    assert not rig.worker._is_repacked
+    rig.worker._rest()
+    assert gone == []
