@@ -78,7 +78,10 @@ if ! "$python" -m deploy.computes; then
     version=$("$python" -c 'from importlib.metadata import version; print(version("llama-cpp-python"))')
     "$python" -m deploy.patiently "$log" \
         "$python" -m pip install -v --disable-pip-version-check --force-reinstall --no-deps "llama-cpp-python==$version"
-    "$python" -m deploy.computes
+    if ! "$python" -m deploy.computes; then
+        echo "edged: that is so also after compiling it here; what the compiler said is in $log" >&2
+        exit 1
+    fi
 fi
 echo "$wanted" >".venv/.edged-$extras"
 echo "edged: set up in .venv"

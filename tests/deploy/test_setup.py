@@ -131,7 +131,9 @@ def test_a_llama_cpp_that_does_not_compute_here_is_compiled_anew(machine: Machin
 
 def test_where_that_does_not_help_the_set_up_has_failed(machine: Machine) -> None:
     (machine.root / "hopeless").touch()
-    assert machine.run("deploy/setup.sh", "daemon").returncode != 0
+    done = machine.run("deploy/setup.sh", "daemon")
+    assert done.returncode != 0
+    assert "what the compiler said is in .venv/setup.log" in done.stderr
     machine.calls()
     assert machine.run("deploy/setup.sh", "daemon").returncode != 0
     assert machine.calls(), "and is tried again"
