@@ -25,6 +25,9 @@ _STREAMS, _LONG = 4, 1500
 _ROUNDS, _QUICK_ROUNDS, _ATTEMPTS = 5, 1, 3
 #: Cells for four streams and the prompt, so that nobody is sent away for want of room.
 _CONTEXT = 8192
+#: The gaps before are those of so long before the prompt, seconds: the longer the streams are, the longer is a step (by
+#: half, from the 50th token of four to the 200th), and that is not to be charged to the prompt.
+_BEFORE_S = 1.0
 _GAP_RATIO, _PREFILL_RATIO = 2.5, 1.6
 _MIB = 2**20
 
@@ -34,8 +37,8 @@ class Round:
     """One node, its streams and its long prompt; milliseconds.
 
     Attributes:
-        before_ms: gaps of the streams while only they ran.
-        while_ms: gaps of the streams while the prompt was computed.
+        before_ms: gaps of the streams in the last second in which only they ran.
+        while_ms: gaps of the streams while the prompt was computed, and until its second token.
         node_max_itl_ms: the longest gap between tokens of each stream, as its final says, its own beginning included.
         prefill_ms: of the long prompt beside the streams.
         alone_ms: of such a prompt alone.
@@ -171,7 +174,8 @@ def _together(
     me.within(lambda: False, seconds)
     memory_before = resident(engine)
     late = me.ask(prompt, 2)
-    me.until(lambda: bool(late.chunks or late.final), "the long prompt's first token", patience_s=300)
+    # Its second token is its last. When the first comes, its cells are not yet where the others' are: these may wait.
+    me.until(lambda: bool(late.final), "the end of the long prompt's answer", patience_s=300)
     ended = time.monotonic()
     have_ended = any(one.final for one in running)
     for one in running:
@@ -181,7 +185,7 @@ def _together(
     if have_ended:
         return None
     metrics = late.final["metrics"]
-    before_ms = [gap for one in running for gap in one.gaps_ms(begun, late.sent)]
+    before_ms = [gap for one in running for gap in one.gaps_ms(max(begun, late.sent - _BEFORE_S), late.sent)]
     while_ms = [gap for one in running for gap in one.gaps_ms(late.sent, ended)]
     if not before_ms or not while_ms:
         raise BenchmarkError("no tokens came before or while the long prompt was computed: nothing was measured")

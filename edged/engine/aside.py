@@ -2,8 +2,8 @@
 
 In the steps of those who generate, a few tokens of a prompt at a time make all wait, and cost several times what they
 cost in whole physical batches. So the rest of a long prompt goes to a second context with a part of the threads. When
-that is over, what was computed there is taken block by block, and the last token is computed where it belongs: that one
-brings logits. It is not taken before, because every step of the others would pass over its cells.
+that is over, the first token of the answer is sampled there, and what was computed is taken block by block. It is not
+taken before, because every step of the others would pass over its cells.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ class Block:
 
 
 class Aside:
-    """Computes all but the last token of one sequence, from where it has got to, until it is over.
+    """Computes the tokens of one sequence, from where it has got to, until it is over.
+
+    Not the last one where a single token is wanted: who ends with that is to have all of its cells where they are kept.
 
     Args:
         model: what computes.
@@ -67,7 +69,9 @@ class Aside:
         self.since = time.monotonic()
         self._model = model
         self._threads = threads
-        self._tokens = sequence.tokens[:-1]
+        self._has_last = sequence.left > 1
+        self._is_last_wanted = False
+        self._tokens = sequence.tokens[: None if self._has_last else -1]
         self._start = self._taken = sequence.computed
         self._given = 0
         self._context: Context | None = None
@@ -88,8 +92,25 @@ class Aside:
 
     @property
     def left(self) -> int:
-        """Tokens that were computed and have not been taken."""
-        return self.computed - self._taken
+        """Tokens that were computed, are wanted, and have not been taken."""
+        unwanted = self._is_complete and not self._is_last_wanted
+        return self.computed - self._taken - unwanted
+
+    def logits(self) -> Context | None:
+        """Whose last logits tell what follows the last token; None where they do not, and from the second time on.
+
+        Whoever asks samples from them: the last token is taken with the others from then on. Without what follows it
+        nothing would be left to compute, and there would be no logits.
+        """
+        if self._is_last_wanted or not self._is_complete:
+            return None
+        self._is_last_wanted = True
+        return self._context
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether it is over, and the last token was computed with the others."""
+        return self._has_last and self.is_over and self.computed == len(self._tokens)
 
     def listen(self) -> bool:
         """Hear what has happened since the last time; whether it is over. Then `event` says so until it is closed."""
@@ -173,7 +194,8 @@ class Aside:
         """Compute a block."""
         tokens = self._tokens[self.computed : self.computed + BLOCK]
         batch.clear()
-        batch.add(tokens, self.computed, 0, logits=False)
+        is_last = self._has_last and self.computed + len(tokens) == len(self._tokens)
+        batch.add(tokens, self.computed, 0, logits=is_last)
         context.decode(batch.raw)
         self.computed += len(tokens)
         before, self.since = self.since, time.monotonic()

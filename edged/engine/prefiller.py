@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from edged.engine import memory
 from edged.engine.aside import BLOCK, Aside, Block
+from edged.engine.context import Context
 from edged.engine.model import Model
 from edged.engine.scheduler import Scheduler, Slice
 from edged.engine.sequence import Sequence
@@ -36,6 +37,7 @@ class Prefiller:
         scheduler: of the model's sequences.
         threads: there are; half of them for what is computed aside.
         on_progress: called with a sequence and the position behind the last of its tokens that was computed aside.
+        on_logits: called with a sequence whose tokens are all computed, and the context whose last logits are its own.
         on_block: called for each block that has come home, after its cells and before it is counted.
         on_trouble: called with a sentence where a prompt could not be computed aside.
     """
@@ -47,12 +49,14 @@ class Prefiller:
         threads: Threads,
         *,
         on_progress: Callable[[Sequence, int], None],
+        on_logits: Callable[[Sequence, Context], None],
         on_block: Callable[[Slice], None],
         on_trouble: Callable[[str], None],
     ) -> None:
         self._model = model
         self._scheduler = scheduler
         self._on_progress = on_progress
+        self._on_logits = on_logits
         self._on_block = on_block
         self._on_trouble = on_trouble
         self._threads = threads
@@ -103,6 +107,7 @@ class Prefiller:
         if sequence.is_aside:  # else it has ended, or made way for others
             self._on_progress(sequence, aside.computed)
         if is_over:
+            self._conclude(aside)
             self._bring_home(aside)
         elif sequence.is_held or not sequence.is_aside:
             aside.stop()
@@ -152,6 +157,12 @@ class Prefiller:
             aside.stop()
         else:
             aside.give(positions, cells)
+
+    def _conclude(self, aside: Aside) -> None:
+        """Have the next token sampled: it need not wait until all is home."""
+        sequence = aside.sequence
+        if sequence.is_aside and not sequence.is_held and (context := aside.logits()) is not None:
+            self._on_logits(sequence, context)
 
     def _bring_home(self, aside: Aside) -> None:
         """Take in what was computed, as much as those who decode can wait for in this turn."""

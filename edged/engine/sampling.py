@@ -69,7 +69,7 @@ class Sampler:
                 llama.llama_sampler_accept(self._chain, token)
 
     def sample(self, context: int, index: int) -> int:
-        """The next token, from the logits at `index` of the last batch of a `llama_context`."""
+        """The next token, from the logits at `index` of the last batch of a `llama_context`; -1 = its last logits."""
         return int(llama.llama_sampler_sample(self._chain, context, index))
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ class TokenSampler(Protocol):
     """Chooses tokens for one sequence."""
 
     def sample(self, context: int, index: int) -> int:
-        """The next token, from the logits at `index` of the last batch."""
+        """The next token, from the logits at `index` of the last batch; -1 = its last logits."""
 
     def close(self) -> None:
         """Free what it holds."""

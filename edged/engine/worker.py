@@ -15,7 +15,7 @@ from pathlib import Path
 from edged.engine.batch import Batch
 from edged.engine.channel import Channel
 from edged.engine.child import belong_to_parent
-from edged.engine.context import ABORTED, NO_ROOM, DecodeError
+from edged.engine.context import ABORTED, NO_ROOM, Context, DecodeError
 from edged.engine.files import digest
 from edged.engine.mapping import let_go, share
 from edged.engine.memory import shortage
@@ -67,6 +67,7 @@ class Worker:
             self._scheduler,
             self._threads,
             on_progress=self._progress,
+            on_logits=self._begin_answer,
             on_block=self._advance,
             on_trouble=lambda sentence: channel.send(Note("warning", sentence)),
         )
@@ -99,6 +100,7 @@ class Worker:
         try:
             while True:
                 self._prefiller.tend()  # right before waiting, for what it computes aside may wait for this, too
+                self._report(self._step_s)
                 orders = self._orders()
                 if orders is None:
                     return
@@ -106,11 +108,15 @@ class Worker:
                     self._obey(order)
                 if slices := self._scheduler.plan():
                     self._step(slices)
-                now = time.monotonic()
-                if self._unsent.due(now, 0.0 if self._scheduler.idle else self._step_s):
-                    self._channel.send(self._unsent.take(now))
+                self._report(0.0 if self._scheduler.idle else self._step_s)
         finally:
             self._prefiller.close()
+
+    def _report(self, step_s: float) -> None:
+        """Send what cannot wait for another step, which takes so long; 0 = there will be none, seconds."""
+        now = time.monotonic()
+        if self._unsent.due(now, step_s):
+            self._channel.send(self._unsent.take(now))
 
     def _orders(self) -> list[Order] | None:
         """The orders that have come; waits where there is nothing else to do. None when the daemon is gone."""
@@ -233,6 +239,12 @@ class Worker:
         if sequence.wants_progress and done > sequence.reached:
             self._unsent.progress(sequence.uid, done, sequence.prompt_tokens)
         sequence.reached = max(sequence.reached, done)
+
+    def _begin_answer(self, sequence: Sequence, context: Context) -> None:
+        """Take the token that follows what was computed in another context."""
+        token = sequence.sampler.sample(context.pointer, -1)
+        sequence.timing.token(time.monotonic(), 1)
+        self._accept(sequence, token)
 
     def _accept(self, sequence: Sequence, token: int) -> None:
         """Take a sampled token: its text goes out, or the sequence ends."""

@@ -103,6 +103,15 @@ def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert most > max(before, after) - 4 * 2**20
 
 
+def test_the_gaps_before_are_those_of_streams_as_long_as_then(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The longer they are, the longer takes a step: that is nothing that the prompt does."""
+    monkeypatch.setattr(mixed, "_LONG", 100)
+    monkeypatch.setattr(mixed, "_STREAMS", 1)
+    monkeypatch.setattr(mixed, "_BEFORE_S", 0.1)
+    [[case]] = mixed.measure(scene).forms.values()
+    assert sum(case.before_ms[1:]) <= 100
+
+
 @pytest.mark.parametrize("times", [1, 3])
 def test_mixed_is_tried_again_where_the_model_ends_a_stream(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, times: int

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 import time
+from pathlib import Path
 
 import pytest
 
 from edged.engine import prefiller
 from edged.engine.aside import BLOCK
-from edged.engine.protocol import Hold
+from edged.engine.protocol import Hold, Release, Report, Step
+from edged.engine.scheduler import Slice
 from edged.engine.sequence import Sequence
+from tests.engine.kinds import letters
 from tests.engine.rig import PATIENCE_S, Rig
 
 
@@ -36,12 +39,89 @@ def computed(rig: Rig) -> Sequence:
 def test_it_gets_on_and_no_cell_comes_back_before_it_is_over(rig: Rig) -> None:
     """Every step of those who generate would pass over it."""
     long = computed(rig)
-    assert (long.computed, rig.aside.computed, long.is_aside) == (102, 601, True)
+    assert (long.computed, rig.aside.computed, long.is_aside) == (102, 602, True)
     rig.turn()
     assert long.computed == 102 + BLOCK
-    assert rig.progress[2][-1] == 601, "it has been computed, wherever"
+    assert rig.progress[2][-1] == 602, "it has been computed, wherever"
     rig.until_over()
-    assert rig.progress[2][-1] == 602
+    assert rig.progress[2].count(602) == 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_its_first_token_does_not_wait_until_all_is_home_and_the_next_one_does(rig: Rig) -> None:
+    long = computed(rig)
+    rig.turn()
+    assert (len(rig.said[2]), long.timing.first_token is not None) == (1, True)
+    while long.is_aside:
+        rig.turn()
+        assert len(rig.said[2]) <= 1 + (not long.is_aside)
+    rig.turn()
+    assert len(rig.said[2]) > 1
+
+
+def test_its_first_text_leaves_before_the_next_step(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step is what others wait for; it need not."""
+    long = computed(rig)
+    steps, told = list[int](), list[int]()
+    step, send = rig.worker._step, rig.worker._channel.send
+
+    def count(slices: list[Slice]) -> None:
+        steps.append(len(slices))
+        step(slices)
+
+    def hear(message: Report) -> None:
+        if isinstance(message, Step) and any(uid == 2 for uid, _, _ in message.deltas):
+            told.append(len(steps))
+        send(message)
+
+    monkeypatch.setattr(rig.worker, "_step", count)
+    monkeypatch.setattr(rig.worker._channel, "send", hear)
+    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens + 2)
+    assert told[0] == 0
+
+
+@pytest.mark.usefixtures("slow")
+def test_one_that_wants_a_single_token_leaves_all_its_cells_to_the_prefix_cache(rig: Rig) -> None:
+    long = rig.both(max_tokens=1)
+    rig.until_over()
+    deadline = time.monotonic() + PATIENCE_S
+    while not rig.said[2]:
+        rig.turn()
+        assert time.monotonic() < deadline
+    assert long.slot == -1, "it has ended"
+    again = rig.ask(4, letters(600, 2))
+    assert again.cached_tokens == 601, "all that can be: the last one brings the logits"
+
+
+@pytest.mark.usefixtures("slow")
+def test_one_that_is_held_when_it_is_over_comes_home_and_begins_its_answer_when_it_is_released(rig: Rig) -> None:
+    long = computed(rig)
+    rig.worker._obey(Hold(2))
+    rig.until_over()
+    assert (long.computed, long.pending, rig.said[2]) == (601, 1, [])
+    rig.worker._obey(Release(2))
+    rig.turn()
+    assert len(rig.said[2]) == 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_one_that_makes_way_after_its_first_token_goes_on_with_the_second(rig: Rig, plain: Path) -> None:
+    long = computed(rig)
+    rig.turn()
+    rig.worker._scheduler.preempt()
+    assert (long.is_aside, len(rig.said[2])) == (False, 1)
+    deadline = time.monotonic() + PATIENCE_S
+    while len(rig.said[2]) < 16:
+        rig.turn()
+        assert time.monotonic() < deadline
+    alone = Rig(plain)
+    try:
+        alone.ask(2, letters(600, 2))
+        while len(alone.said[2]) < 16:
+            alone.turn()
+        assert rig.said[2][:16] == alone.said[2][:16]
+    finally:
+        alone.close()
 
 
 @pytest.mark.usefixtures("slow")
@@ -52,8 +132,8 @@ def test_what_takes_long_to_bring_home_comes_in_several_turns_with_all_threads(r
         rig.turn()
         assert rig.threads() == 2
         seen.append(long.computed)
-    # and then, but not in the turn in which others have waited for these, the last token
-    assert [after - before for before, after in itertools.pairwise(seen)] == [*[BLOCK] * 3, 601 - 102 - 3 * BLOCK, 1]
+    # and then, but not in the turn in which others have waited for these, what follows
+    assert [after - before for before, after in itertools.pairwise(seen)] == [*[BLOCK] * 3, 602 - 102 - 3 * BLOCK, 1]
     assert (long.pending, len(rig.said[1]) - said) == (1, 5)
     assert rig.notes() == []
 
@@ -84,7 +164,7 @@ def test_where_the_others_have_ended_it_goes_on_at_once(rig: Rig) -> None:
     long = computed(rig)
     rig.cancel(1)
     rig.turn()
-    assert (rig.prefiller._aside, long.is_aside, len(rig.said[2])) == (None, False, 1)
+    assert (rig.prefiller._aside, long.is_aside, len(rig.said[2])) == (None, False, 2)
 
 
 def test_where_the_others_are_held_when_it_is_back_it_goes_on(rig: Rig) -> None:
@@ -94,4 +174,4 @@ def test_where_the_others_are_held_when_it_is_back_it_goes_on(rig: Rig) -> None:
     rig.worker._obey(Hold(1))
     assert rig.worker._scheduler.plan() == []
     assert rig.worker._scheduler.idle
-    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens)
+    rig.run_until(lambda: len(long.tokens) > long.prompt_tokens + 1)
