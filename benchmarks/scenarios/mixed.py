@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, ClassVar
 
-from benchmarks.client import Client, client
+from benchmarks.client import Client, Exchange, client
 from benchmarks.figures import BenchmarkError, Spread
 from benchmarks.load import Load, numbers
 from benchmarks.machine import most_resident, resident
@@ -163,6 +163,11 @@ def _measure(scene: Scene, form: Form, number: int) -> Round:
     raise BenchmarkError(f"{_ATTEMPTS} times a stream ended before the long prompt was computed: nothing was measured")
 
 
+def gaps_before(running: list[Exchange], begun: float, sent: float) -> list[float]:
+    """The gaps of the streams just before the prompt was sent, and after `begun`, milliseconds."""
+    return [gap for one in running for gap in one.gaps_ms(max(begun, sent - _BEFORE_S), sent)]
+
+
 def _together(
     me: Client, engine: int, streams: list[str], prompt: str, alone_ms: float, seconds: float
 ) -> Round | None:
@@ -185,7 +190,7 @@ def _together(
     if have_ended:
         return None
     metrics = late.final["metrics"]
-    before_ms = [gap for one in running for gap in one.gaps_ms(max(begun, late.sent - _BEFORE_S), late.sent)]
+    before_ms = gaps_before(running, begun, late.sent)
     while_ms = [gap for one in running for gap in one.gaps_ms(late.sent, ended)]
     if not before_ms or not while_ms:
         raise BenchmarkError("no tokens came before or while the long prompt was computed: nothing was measured")

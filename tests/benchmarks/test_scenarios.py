@@ -103,13 +103,11 @@ def test_mixed(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     assert most > max(before, after) - 4 * 2**20
 
 
-def test_the_gaps_before_are_those_of_streams_as_long_as_then(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_gaps_before_are_those_of_streams_as_long_as_then() -> None:
     """The longer they are, the longer takes a step: that is nothing that the prompt does."""
-    monkeypatch.setattr(mixed, "_LONG", 100)
-    monkeypatch.setattr(mixed, "_STREAMS", 1)
-    monkeypatch.setattr(mixed, "_BEFORE_S", 0.1)
-    [[case]] = mixed.measure(scene).forms.values()
-    assert sum(case.before_ms[1:]) <= 100
+    stream = Exchange("a", 0.0, chunks=[(at, 1) for at in (1.0, 2.0, 2.5, 2.75, 3.0, 3.25)])
+    assert mixed.gaps_before([stream, stream], 0.5, 3.0) == [500, 250, 250] * 2
+    assert mixed.gaps_before([stream], 2.6, 3.0) == [250, 250]
 
 
 @pytest.mark.parametrize("times", [1, 3])
