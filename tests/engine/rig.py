@@ -112,6 +112,14 @@ class Rig:
         thread.join(PATIENCE_S)
         assert met
 
+    def until_said(self, uid: int, tokens: int) -> list[int]:
+        """Turn until one has said so many tokens, and return these."""
+        deadline = time.monotonic() + PATIENCE_S
+        while len(self.said[uid]) < tokens:
+            self.turn()
+            assert time.monotonic() < deadline
+        return self.said[uid][:tokens]
+
     def until_over(self) -> None:
         """Turn until nobody is aside any more."""
         deadline = time.monotonic() + PATIENCE_S
@@ -140,3 +148,13 @@ class Rig:
         self.pulse.close()
         self._here.close()
         self._there.close()
+
+
+def said_alone(path: Path, prompt: str, tokens: int) -> list[int]:
+    """The beginning of an answer to a request that has had all to itself."""
+    rig = Rig(path)
+    try:
+        rig.ask(1, prompt)
+        return rig.until_said(1, tokens)
+    finally:
+        rig.close()

@@ -21,7 +21,7 @@ from edged.engine.context import Context
 from edged.engine.protocol import Hold, Release
 from edged.engine.sequence import Sequence
 from tests.engine.kinds import letters
-from tests.engine.rig import PATIENCE_S, Rig
+from tests.engine.rig import PATIENCE_S, Rig, said_alone
 
 TOKENS = 16
 
@@ -161,14 +161,14 @@ def begun(rig: Rig) -> Sequence:
 
 @pytest.mark.usefixtures("endless")
 def test_when_the_others_have_ended_it_goes_on_in_whole_steps(rig: Rig, plain: Path) -> None:
-    long = begun(rig)
+    begun(rig)
     rig.cancel(1)
     rig.until_over()
     assert rig.prefiller._aside is None
-    until_said(rig, long)
+    said = rig.until_said(2, TOKENS)
     steps = [after - before for before, after in itertools.pairwise(rig.progress[2])]
     assert max(steps) > BLOCK, "more at once than comes from aside"
-    assert rig.said[2][:TOKENS] == said_alone(plain)
+    assert said == said_alone(plain, letters(600, 2), TOKENS)
 
 
 @pytest.mark.usefixtures("endless")
@@ -180,27 +180,9 @@ def test_it_is_held_in_the_middle_and_goes_on_with_what_it_has(rig: Rig, plain: 
         rig.turn()
     assert (long.computed, rig.prefiller._aside) == (102 + BLOCK, None), "nothing is computed for one that is held"
     rig.worker._obey(Release(2))
-    until_said(rig, long)
+    said = rig.until_said(2, TOKENS)
     assert rig.progress[2] == sorted(set(rig.progress[2])), "nothing is computed twice"
-    assert rig.said[2][:TOKENS] == said_alone(plain)
-
-
-def said_alone(path: Path) -> list[int]:
-    """The tokens of an answer to the same prompt that has had all to itself."""
-    rig = Rig(path)
-    try:
-        until_said(rig, rig.ask(2, letters(600, 2)))
-        return rig.said[2][:TOKENS]
-    finally:
-        rig.close()
-
-
-def until_said(rig: Rig, sequence: Sequence) -> None:
-    """Turn until it has said some tokens."""
-    deadline = time.monotonic() + PATIENCE_S
-    while len(rig.said[sequence.uid]) < TOKENS:
-        rig.turn()
-        assert time.monotonic() < deadline
+    assert said == said_alone(plain, letters(600, 2), TOKENS)
 
 
 def test_what_llama_cpp_logs_in_the_other_thread_is_not_handed_on(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:

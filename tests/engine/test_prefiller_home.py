@@ -14,7 +14,7 @@ from edged.engine.protocol import Hold, Release, Report, Step
 from edged.engine.scheduler import Slice
 from edged.engine.sequence import Sequence
 from tests.engine.kinds import letters
-from tests.engine.rig import PATIENCE_S, Rig
+from tests.engine.rig import PATIENCE_S, Rig, said_alone
 
 
 @pytest.fixture
@@ -84,10 +84,7 @@ def test_its_first_text_leaves_before_the_next_step(rig: Rig, monkeypatch: pytes
 def test_one_that_wants_a_single_token_leaves_all_its_cells_to_the_prefix_cache(rig: Rig) -> None:
     long = rig.both(max_tokens=1)
     rig.until_over()
-    deadline = time.monotonic() + PATIENCE_S
-    while not rig.said[2]:
-        rig.turn()
-        assert time.monotonic() < deadline
+    rig.until_said(2, 1)
     assert long.slot == -1, "it has ended"
     again = rig.ask(4, letters(600, 2))
     assert again.cached_tokens == 601, "all that can be: the last one brings the logits"
@@ -110,18 +107,7 @@ def test_one_that_makes_way_after_its_first_token_goes_on_with_the_second(rig: R
     rig.turn()
     rig.worker._scheduler.preempt()
     assert (long.is_aside, len(rig.said[2])) == (False, 1)
-    deadline = time.monotonic() + PATIENCE_S
-    while len(rig.said[2]) < 16:
-        rig.turn()
-        assert time.monotonic() < deadline
-    alone = Rig(plain)
-    try:
-        alone.ask(2, letters(600, 2))
-        while len(alone.said[2]) < 16:
-            alone.turn()
-        assert rig.said[2][:16] == alone.said[2][:16]
-    finally:
-        alone.close()
+    assert rig.until_said(2, 16) == said_alone(plain, letters(600, 2), 16)
 
 
 @pytest.mark.usefixtures("slow")
