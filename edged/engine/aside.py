@@ -191,8 +191,8 @@ class Aside:
         self.since = time.monotonic()
 
     def _step(self, context: Context, batch: Batch) -> None:
-        """Compute a block."""
-        tokens = self._tokens[self.computed : self.computed + BLOCK]
+        """Compute a block. It ends at a multiple of its size: one that begins within a tile of 64 touches one more."""
+        tokens = self._tokens[self.computed : (self.computed // BLOCK + 1) * BLOCK]
         batch.clear()
         is_last = self._has_last and self.computed + len(tokens) == len(self._tokens)
         batch.add(tokens, self.computed, 0, logits=is_last)

@@ -49,7 +49,7 @@ class Shape:
         sequences: how many ids of sequences it has.
         batch: most tokens in one `decode`.
         ubatch: tokens that are computed at once.
-        carries: whether `take` and `put` are wanted; they need an id of their own.
+        carries: whether `take`, `put` and `move` are wanted; they need an id of their own.
     """
 
     cells: int
@@ -158,6 +158,23 @@ class Context:
         """
         if not llama.llama_state_seq_set_data(self.pointer, cells, len(cells), self._carrier):
             return False
+        self.copy(self._carrier, sequence, 0, -1)
+        self.drop(self._carrier)
+        return True
+
+    def move(self, sequence: int, start: int, end: int) -> bool:
+        """Put what is in a sequence's cells of positions `start` to `end` (exclusive) into the first that are free.
+
+        Returns:
+            False where there is no room for it, or no memory, and nothing has changed.
+        """
+        try:
+            cells = self.take(sequence, start, end)
+        except MemoryError:
+            return False
+        if not llama.llama_state_seq_set_data(self.pointer, cells, len(cells), self._carrier):
+            return False
+        self.drop(sequence, start, end)
         self.copy(self._carrier, sequence, 0, -1)
         self.drop(self._carrier)
         return True

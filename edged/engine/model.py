@@ -247,7 +247,7 @@ class Model:
         cached = max(_CACHED, load.parallel) if load.prefix_cache and self._shares else 0
         self.sequences = max(load.parallel, min(_MOST_SEQUENCES - 1, load.parallel + cached))
         trained = llama.llama_model_n_ctx_train(pointer) or load.context
-        shape = Shape(min(load.context, trained), self.sequences, BATCH_TOKENS, load.ubatch, self.allows_aside)
+        shape = Shape(min(load.context, trained), self.sequences, BATCH_TOKENS, load.ubatch, self._carries)
         # Only where what a step has computed can be taken back: other caches have let go of what was before it.
         self.context = self._open(shape, threads=self.threads, abort_flag=abort_flag if self._shares else None)
 
@@ -257,7 +257,12 @@ class Model:
 
         Its cells have to be such that can be moved, and the processor's threads what computes.
         """
-        return self._shares and self.sequences < _MOST_SEQUENCES and self.threads > 1 and not offloads(self._load)
+        return self._carries and self.threads > 1
+
+    @property
+    def allows_moves(self) -> bool:
+        """Whether cells can be moved, and attention is quicker where they lie together: flash attention is."""
+        return self._carries and self._load.flash_attention != "off"
 
     def open_aside(self, *, cells: int, batch: int, threads: int, abort_flag: int) -> Context:
         """A further context, for one sequence, which may be made and used in another thread.
@@ -289,6 +294,11 @@ class Model:
         pointer = self._pointer
         stateful = llama.llama_model_is_recurrent(pointer) or llama.llama_model_is_hybrid(pointer)
         return not stateful and not llama.llama_model_n_swa(pointer)
+
+    @property
+    def _carries(self) -> bool:
+        """Whether there are cells that can be taken and put, in memory that is the processor's."""
+        return self._shares and self.sequences < _MOST_SEQUENCES and not offloads(self._load)
 
     @property
     def parameters(self) -> int:

@@ -111,7 +111,7 @@ class Prefiller:
             self._bring_home(aside)
         elif sequence.is_held or not sequence.is_aside:
             aside.stop()
-        elif not self._scheduler.is_decoding or (aside.blocks >= _TURN and self._scheduler.worth_aside()):
+        elif not self._scheduler.decoding or (aside.blocks >= _TURN and self._scheduler.worth_aside()):
             # Others want their turn; or nobody is to be spared, and whole steps of the whole machine are quicker.
             aside.finish()
         elif positions := aside.wanted(_GIVEN):
@@ -193,7 +193,7 @@ class Prefiller:
         """
         aside.close()
         self._aside, sequence = None, aside.sequence
-        if sequence.is_aside and sequence.pending == 1 and self._scheduler.is_decoding:
+        if sequence.is_aside and sequence.pending == 1 and self._scheduler.decoding:
             self._back = sequence
         else:
             sequence.is_aside = False

@@ -130,6 +130,8 @@ class Scheduler:
         whole = piece.count // self._ubatch * self._ubatch if as_alone else 0
         sequence.pristine += b"\1" * whole + bytes(piece.count - whole)
         sequence.computed += piece.count
+        if piece.count > 1:
+            sequence.together = sequence.computed
         sequence.reach = max(sequence.reach, self._reach)
         if completes and not sequence.is_kept:
             self._keep(sequence)
@@ -140,7 +142,7 @@ class Scheduler:
             sequence = piece.sequence
             if not self._kv.drop(sequence.slot, sequence.computed):  # all or nothing: from the start again
                 self._kv.drop(sequence.slot)
-                sequence.computed = 0
+                sequence.computed = sequence.together = 0
                 sequence.pristine.clear()
 
     def make_room(self) -> bool:
@@ -153,7 +155,7 @@ class Scheduler:
         They are those that are long, where the steps cannot take a whole physical batch of them along: llama.cpp
         computes fewer tokens at a much higher price for each.
         """
-        decoding = len(self._decoding())
+        decoding = len(self.decoding)
         if not decoding or self._prefill_budget(decoding) >= self._ubatch:
             return []
         return [s for s in self._prefilling() if _is_long(s)]
@@ -166,15 +168,26 @@ class Scheduler:
         self._reach = self._cells + over
         return piece.sequence.is_aside
 
+    def has_free(self, cells: int) -> bool:
+        """Whether so many cells are free."""
+        return self._used() + cells <= self._cells
+
+    def moved(self, sequence: Sequence, count: int) -> None:
+        """Note that so many of a sequence's scattered tokens, the first ones, lie in other cells now, together."""
+        start, end = sequence.scattered.start, sequence.scattered.start + count
+        sequence.together = end
+        sequence.pristine[start:end] = bytes(count)
+        sequence.reach = max(sequence.reach, self._used() + count)
+
     @property
-    def is_decoding(self) -> bool:
-        """Whether there are sequences that wait for nothing but their next token."""
-        return bool(self._decoding())
+    def decoding(self) -> list[Sequence]:
+        """The sequences that wait for nothing but their next token, oldest first."""
+        return [s for s in self._running if s.is_decoding and not s.is_resting]
 
     @property
     def decode_s(self) -> float:
         """What a step should take in which those decode who can, seconds; 0 where nobody can, or nothing is known."""
-        return self.costs.decode_s(len(self._decoding()))
+        return self.costs.decode_s(len(self.decoding))
 
     def preempt(self) -> bool:
         """Send a running sequence back to wait: the youngest of those that are held, or else the youngest of all.
@@ -251,7 +264,7 @@ class Scheduler:
         sequence.pristine[: node.end] = node.path_pristine  # where it took cells over
 
     def _slices(self) -> list[Slice]:
-        slices = [Slice(s, 1) for s in self._decoding()]
+        slices = [Slice(s, 1) for s in self.decoding]
         prefilling = self._prefilling()
         if slices and any(s.is_aside for s in self._running):  # a turn will come for the other long ones, too
             prefilling = [s for s in prefilling if not _is_long(s)]
@@ -273,9 +286,6 @@ class Scheduler:
         slices += [Slice(s, counts[s.uid]) for s in prefilling if counts[s.uid]]
         # Recurrent models are computed together only where their ids rise without a gap.
         return sorted(slices, key=lambda piece: piece.sequence.slot)
-
-    def _decoding(self) -> list[Sequence]:
-        return [s for s in self._running if s.is_decoding and not s.is_resting]
 
     def _prefilling(self) -> list[Sequence]:
         return [s for s in self._running if s.pending > 1 and not s.is_resting]

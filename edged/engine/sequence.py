@@ -108,6 +108,7 @@ class Sequence:
         cached_tokens: of the prompt, that it found in the prefix cache; None while it has not looked.
         node: where it stands in the prefix cache while it is running.
         kept: so many of its first cells belong to the prefix cache.
+        together: so many of its first tokens lie together in the KV cache, more or less.
         reach: how many cells were in use at most while it was computed.
         is_silent: none of its text was given out yet.
         is_kept: what it had computed when its prompt was complete is in the prefix cache.
@@ -137,6 +138,7 @@ class Sequence:
     cached_tokens: int | None = None
     node: Node | None = None
     kept: int = 0
+    together: int = 0
     reach: int = 0
     is_kept: bool = False
     is_silent: bool = True
@@ -158,7 +160,7 @@ class Sequence:
     def leave(self) -> None:
         """It has no cells any more, and waits."""
         self.slot, self.computed = -1, 0
-        self.node, self.kept, self.is_kept, self.reach = None, 0, False, 0
+        self.node, self.kept, self.is_kept, self.together, self.reach = None, 0, False, 0, 0
         self.is_alone = self.is_aside = self.yields = False
         self.pristine.clear()
 
@@ -171,6 +173,11 @@ class Sequence:
     def is_resting(self) -> bool:
         """It is in no step for now: it is held, or computed aside."""
         return self.is_held or self.is_aside
+
+    @property
+    def scattered(self) -> range:
+        """Positions of tokens that came one at a time, and whose cells are its own: they lie between others'."""
+        return range(max(self.together, self.kept), self.computed)
 
     @property
     def pending(self) -> int:

@@ -16,6 +16,7 @@ from edged.engine.batch import Batch
 from edged.engine.channel import Channel
 from edged.engine.child import belong_to_parent
 from edged.engine.context import ABORTED, NO_ROOM, Context, DecodeError
+from edged.engine.defrag import Defragmenter
 from edged.engine.files import digest
 from edged.engine.mapping import let_go, share
 from edged.engine.memory import shortage
@@ -71,6 +72,7 @@ class Worker:
             on_block=self._advance,
             on_trouble=lambda sentence: channel.send(Note("warning", sentence)),
         )
+        self._defragmenter = Defragmenter(self._context, self._scheduler) if model.allows_moves else None
         self._unsent = Unsent(load.hold_ms / 1000)
         self._file = Path(load.path)
         self._is_repacked = False
@@ -109,6 +111,8 @@ class Worker:
                 if slices := self._scheduler.plan():
                     self._step(slices)
                 self._report(0.0 if self._scheduler.idle else self._step_s)
+                if self._defragmenter is not None:
+                    self._defragmenter.tend()
         finally:
             self._prefiller.close()
 
@@ -182,6 +186,8 @@ class Worker:
             self._survive(slices, error)
             return
         self._is_aborted = False
+        if self._defragmenter is not None:
+            self._defragmenter.note(self._batch.size)
         sampled = [(s, s.sampler.sample(self._context.pointer, index)) for s, index in outputs]
         now = time.monotonic()
         for piece in slices:

@@ -100,6 +100,8 @@ class Rig:
             self.said[uid] += tokens
         for uid, done, _ in report.prefill:
             self.progress[uid].append(done)
+        if self.worker._defragmenter is not None:
+            self.worker._defragmenter.tend()
 
     def run_until(self, condition: Callable[[], bool]) -> None:
         """Let the worker run by itself until something is true, and then lose its daemon."""

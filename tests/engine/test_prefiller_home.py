@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from edged.engine import prefiller
-from edged.engine.aside import BLOCK
+from edged.engine.aside import BLOCK, Aside
+from edged.engine.batch import Batch
+from edged.engine.context import Context
 from edged.engine.protocol import Hold, Release, Report, Step
 from edged.engine.scheduler import Slice
 from edged.engine.sequence import Sequence
@@ -45,6 +47,19 @@ def test_it_gets_on_and_no_cell_comes_back_before_it_is_over(rig: Rig) -> None:
     assert rig.progress[2][-1] == 602, "it has been computed, wherever"
     rig.until_over()
     assert rig.progress[2].count(602) == 1
+
+
+def test_blocks_end_where_attention_ends_a_tile(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 cells. One that begins in the middle of a tile passes over one more."""
+    ends, step = list[int](), Aside._step
+
+    def noted(aside: Aside, context: Context, batch: Batch) -> None:
+        step(aside, context, batch)
+        ends.append(aside.computed)
+
+    monkeypatch.setattr(Aside, "_step", noted)
+    computed(rig)
+    assert ends == [BLOCK, 2 * BLOCK, 3 * BLOCK, 4 * BLOCK, 602]
 
 
 @pytest.mark.usefixtures("slow")

@@ -121,11 +121,11 @@ def test_nobody_waits_for_a_turn_where_no_streams_are_to_be_spared() -> None:
 def test_only_those_who_are_aside_leave_nothing_to_do() -> None:
     machine, [long] = streaming(1500)
     long.is_aside = True
-    before = machine.scheduler.idle, machine.scheduler.is_decoding
+    before = machine.scheduler.idle, bool(machine.scheduler.decoding)
     machine.finish(machine.scheduler.running[0], "cancelled")
     assert before == (False, True)
     assert machine.step() is None
-    assert (machine.scheduler.idle, machine.scheduler.is_decoding) == (True, False)
+    assert (machine.scheduler.idle, machine.scheduler.decoding) == (True, [])
     assert machine.step() is None
 
 
