@@ -18,8 +18,8 @@ from edged.engine.sequence import Sequence
 
 #: Tokens that are moved at once. By 16, 8 streams gained less (docs/performance.md); by 64, more lie apart at any time.
 RUN = 32
-#: Most of the time that moving may take.
-_SHARE = 0.02
+#: Most of the time that moving may take; of so many seconds, what was not taken is left for later.
+_SHARE, _SAVED_S = 0.02, 1.0
 
 
 class Cells(Protocol):
@@ -57,7 +57,7 @@ class Defragmenter:
         self._residents = residents
         self._clock = clock
         self._came = 0
-        self._not_before = 0.0
+        self._not_before = clock()
 
     def note(self, tokens: int) -> None:
         """So many tokens were computed: as many cells that were free are not any more."""
@@ -66,16 +66,14 @@ class Defragmenter:
     def tend(self) -> None:
         """Move what should be moved now."""
         while self._came >= RUN and (sequence := self._next()) is not None:
-            started = self._clock()
-            if started < self._not_before:
+            if (started := self._clock()) < self._not_before:
                 break
             first = sequence.scattered.start
             if not self._cells.move(sequence.slot, first, first + RUN):
                 break
             self._residents.moved(sequence, RUN)
             self._came -= RUN
-            now = self._clock()
-            self._not_before = now + (now - started) / _SHARE
+            self._not_before = max(self._not_before, started - _SAVED_S) + (self._clock() - started) / _SHARE
         self._came = min(self._came, RUN)
 
     def _next(self) -> Sequence | None:

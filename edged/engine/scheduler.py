@@ -130,7 +130,7 @@ class Scheduler:
         whole = piece.count // self._ubatch * self._ubatch if as_alone else 0
         sequence.pristine += b"\1" * whole + bytes(piece.count - whole)
         sequence.computed += piece.count
-        if piece.count > 1:
+        if piece.count > 1 or len(self._running) == 1:
             sequence.together = sequence.computed
         sequence.reach = max(sequence.reach, self._reach)
         if completes and not sequence.is_kept:
@@ -174,9 +174,7 @@ class Scheduler:
 
     def moved(self, sequence: Sequence, count: int) -> None:
         """Note that so many of a sequence's scattered tokens, the first ones, lie in other cells now, together."""
-        start, end = sequence.scattered.start, sequence.scattered.start + count
-        sequence.together = end
-        sequence.pristine[start:end] = bytes(count)
+        sequence.together = sequence.scattered.start + count
         sequence.reach = max(sequence.reach, self._used() + count)
 
     @property
