@@ -203,6 +203,16 @@ def test_what_came_while_it_was_alone_stays_where_it_is(plain: Path) -> None:
         rig.close()
 
 
+def test_the_worker_sees_to_it_between_its_steps(plain: Path) -> None:
+    rig = Rig(plain, flash_attention="on", threads=1)
+    try:
+        one = rig.ask(1, letters(20, 1))
+        rig.ask(2, letters(20, 2))
+        rig.run_until(lambda: one.together >= 22 + 2 * RUN)
+    finally:
+        rig.close()
+
+
 def test_without_flash_attention_nothing_is_moved(rig: Rig) -> None:
     """It reads all cells, wherever they lie."""
     one = rig.ask(1, letters(20, 1))
