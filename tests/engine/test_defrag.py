@@ -18,7 +18,7 @@ from edged.engine.protocol import Hold
 from edged.engine.sequence import Sequence
 from tests.engine.kinds import letters
 from tests.engine.rig import Rig, said_alone
-from tests.engine.simulated import sequence
+from tests.engine.simulated import Machine, sequence
 
 
 class Cells:
@@ -121,6 +121,21 @@ def test_no_more_than_a_fiftieth_of_the_time_is_spent_with_it() -> None:
     defragmenter.note(100 * RUN)
     defragmenter.tend()
     assert len(cells.moved) - before <= 6, "no more is saved up than for a second"
+
+
+def test_while_cells_are_moved_so_many_more_are_in_use() -> None:
+    """The prefix cache keeps what reaches no further than it may."""
+    machine = Machine(cells=1000, slots=2)
+    one, other = sequence(1, prompt=10), sequence(2, prompt=10)
+    machine.scheduler.add(one)
+    machine.scheduler.add(other)
+    for _ in range(100):
+        machine.step()
+    used = machine.scheduler._used()
+    assert (machine.scheduler.has_free(1000 - used), machine.scheduler.has_free(1001 - used)) == (True, False)
+    start = one.scattered.start
+    machine.scheduler.moved(one, 32)
+    assert (one.scattered.start, one.reach) == (start + 32, used + 32)
 
 
 @pytest.fixture

@@ -385,18 +385,3 @@ def test_what_a_crowd_leaves_at_the_far_end_of_the_cache_goes() -> None:
     assert machine.kv.used <= 512
     lone = machine.say(51, prompt=100, max_tokens=5)
     assert machine.say(52, prompt=lone.tokens[:100], max_tokens=5).cached_tokens == 99
-
-
-def test_while_cells_are_moved_so_many_more_are_in_use() -> None:
-    """The prefix cache keeps what reaches no further than it may."""
-    machine = Machine(cells=1000, slots=2)
-    one, other = sequence(1, prompt=10), sequence(2, prompt=10)
-    machine.scheduler.add(one)
-    machine.scheduler.add(other)
-    for _ in range(100):
-        machine.step()
-    used = machine.scheduler._used()
-    assert (machine.scheduler.has_free(1000 - used), machine.scheduler.has_free(1001 - used)) == (True, False)
-    start = one.scattered.start
-    machine.scheduler.moved(one, 32)
-    assert (one.scattered.start, one.reach) == (start + 32, used + 32)
