@@ -156,10 +156,9 @@ class Context:
         Returns:
             False where llama.cpp found no room for it, and nothing has changed.
         """
-        if not llama.llama_state_seq_set_data(self.pointer, cells, len(cells), self._carrier):
+        if not self._load(cells):
             return False
-        self.copy(self._carrier, sequence, 0, -1)
-        self.drop(self._carrier)
+        self._hand_on(sequence)
         return True
 
     def move(self, sequence: int, start: int, end: int) -> bool:
@@ -172,12 +171,20 @@ class Context:
             cells = self.take(sequence, start, end)
         except MemoryError:
             return False
-        if not llama.llama_state_seq_set_data(self.pointer, cells, len(cells), self._carrier):
+        if not self._load(cells):
             return False
         self.drop(sequence, start, end)
+        self._hand_on(sequence)
+        return True
+
+    def _load(self, cells: Cells) -> bool:
+        """Give them to the carrier; False where llama.cpp found no room."""
+        return bool(llama.llama_state_seq_set_data(self.pointer, cells, len(cells), self._carrier))
+
+    def _hand_on(self, sequence: int) -> None:
+        """Give a sequence what the carrier has, which has nothing then."""
         self.copy(self._carrier, sequence, 0, -1)
         self.drop(self._carrier)
-        return True
 
     def close(self) -> None:
         """Free it."""

@@ -144,6 +144,16 @@ def ample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(defrag, "_SHARE", 1e9)
 
 
+@pytest.fixture
+def flash(plain: Path) -> Iterator[Rig]:
+    """A worker with flash attention."""
+    rig = Rig(plain, flash_attention="on", threads=1)
+    try:
+        yield rig
+    finally:
+        rig.close()
+
+
 @contextmanager
 def maps(rig: Rig) -> Iterator[list[str]]:
     """llama.cpp's maps of the cells, one for each physical batch: their sequence ids, `M` for several, `.` = free."""
@@ -186,46 +196,35 @@ def test_cells_of_streams_lie_together_and_they_say_the_same(plain: Path, monkey
 
 
 @pytest.mark.usefixtures("ample")
-def test_who_takes_the_cells_over_says_the_same(plain: Path) -> None:
+def test_who_takes_the_cells_over_says_the_same(flash: Rig) -> None:
     """They are found in the prefix cache, wherever they lie."""
-    rig = Rig(plain, flash_attention="on", threads=1)
-    try:
-        first = rig.ask(1, letters(20, 1))
-        rig.ask(2, letters(20, 2))
-        said = rig.until_said(1, 200)
-        assert first.together > 100
-        rig.cancel(1)
-        again = rig.ask(3, letters(20, 1), generated=said[:150])
-        assert again.kept > 150
-        assert rig.until_said(3, 50) == said[150:]
-    finally:
-        rig.close()
+    first = flash.ask(1, letters(20, 1))
+    flash.ask(2, letters(20, 2))
+    said = flash.until_said(1, 200)
+    assert first.together > 100
+    flash.cancel(1)
+    again = flash.ask(3, letters(20, 1), generated=said[:150])
+    assert again.kept > 150
+    assert flash.until_said(3, 50) == said[150:]
 
 
 @pytest.mark.usefixtures("ample")
-def test_what_came_while_it_was_alone_stays_where_it_is(plain: Path) -> None:
+def test_what_came_while_it_was_alone_stays_where_it_is(flash: Rig) -> None:
     """It lies together already, and to the last digit as in an empty cache."""
-    rig = Rig(plain, flash_attention="on", threads=1)
-    try:
-        one = rig.ask(1, letters(20, 1))
-        rig.until_said(1, 60)
-        alone = one.computed
-        rig.ask(2, letters(20, 2))
-        assert one.scattered == range(alone, alone + 1)
-        rig.until_said(2, 60)
-        assert one.together in range(alone + RUN, one.computed, RUN)
-    finally:
-        rig.close()
+    one = flash.ask(1, letters(20, 1))
+    flash.until_said(1, 60)
+    alone = one.computed
+    flash.ask(2, letters(20, 2))
+    assert one.scattered == range(alone, alone + 1)
+    flash.until_said(2, 60)
+    assert one.together in range(alone + RUN, one.computed, RUN)
 
 
-def test_the_worker_sees_to_it_between_its_steps(plain: Path) -> None:
-    rig = Rig(plain, flash_attention="on", threads=1)
-    try:
-        one = rig.ask(1, letters(20, 1))
-        rig.ask(2, letters(20, 2))
-        rig.run_until(lambda: one.together >= 22 + 2 * RUN)
-    finally:
-        rig.close()
+@pytest.mark.usefixtures("ample")
+def test_the_worker_sees_to_it_between_its_steps(flash: Rig) -> None:
+    one = flash.ask(1, letters(20, 1))
+    flash.ask(2, letters(20, 2))
+    flash.run_until(lambda: one.together >= 22 + 2 * RUN)
 
 
 def test_without_flash_attention_nothing_is_moved(rig: Rig) -> None:
@@ -237,15 +236,11 @@ def test_without_flash_attention_nothing_is_moved(rig: Rig) -> None:
 
 
 @pytest.mark.usefixtures("ample")
-def test_one_that_is_held_is_left_where_it_is(plain: Path) -> None:
-    rig = Rig(plain, flash_attention="on", threads=1)
-    try:
-        held = rig.ask(1, letters(20, 1))
-        rig.ask(2, letters(20, 2))
-        rig.until_said(1, RUN - 2)
-        rig.worker._obey(Hold(1))
-        before = held.together
-        rig.until_said(2, 4 * RUN)
-        assert held.together == before
-    finally:
-        rig.close()
+def test_one_that_is_held_is_left_where_it_is(flash: Rig) -> None:
+    held = flash.ask(1, letters(20, 1))
+    flash.ask(2, letters(20, 2))
+    flash.until_said(1, RUN - 2)
+    flash.worker._obey(Hold(1))
+    before = held.together
+    flash.until_said(2, 4 * RUN)
+    assert held.together == before
